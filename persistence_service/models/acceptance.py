@@ -1,0 +1,182 @@
+"""From checked items to records: the rules that a type can't state, the service's stamps, and the digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from math import isfinite
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import astuple
+
+from persistence_service.errors import FieldProblem, ValidationFailed
+from persistence_service.models.digest import canonical_json, digest_of
+from persistence_service.models.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_PROBLEMS, MAX_RECORD_BYTES, Limits
+from persistence_service.models.session import Session, SessionRequest
+from persistence_service.models.task import Task, TaskRequest
+from persistence_service.models.times import from_micros, parse_time
+
+Item = TypeVar("Item", bound=Struct)
+Record = TypeVar("Record", bound=Struct)
+
+_INT64 = range(-(2**63), 2**63)
+_CONFIDENCE_STEP = Decimal("0.0001")
+# A character is at most four bytes of UTF-8, so most texts need no counting.
+_BYTES_PER_CHARACTER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """When a batch is accepted: `stamp_us` is the stamp of its first item, each next one is 1 µs later.
+
+    `now_us` is the wall clock, against which event times in the future are judged. Both are µs since 1970 UTC.
+    """
+
+    stamp_us: int
+    now_us: int
+
+
+class _Rejected(Exception):  # noqa: N818  # not an error of the program: it carries one finding out of nested checks
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+
+
+def accept_tasks(requests: Sequence[TaskRequest], acceptance: Acceptance, limits: Limits) -> list[Task]:
+    """The records of `requests`, in order.
+
+    Raises:
+        ValidationFailed: names the first 100 bad items; nothing of the batch may be kept.
+    """
+    return _accept_all(requests, acceptance, limits, _accept_task)
+
+
+def accept_sessions(requests: Sequence[SessionRequest], acceptance: Acceptance, limits: Limits) -> list[Session]:
+    """The records of `requests`, in order.
+
+    Raises:
+        ValidationFailed: names the first 100 bad items; nothing of the batch may be kept.
+    """
+    return _accept_all(requests, acceptance, limits, _accept_session)
+
+
+def _accept_all(
+    requests: Sequence[Item],
+    acceptance: Acceptance,
+    limits: Limits,
+    accept: Callable[[Item, datetime, datetime, Limits], Record],
+) -> list[Record]:
+    records: list[Record] = []
+    problems: list[FieldProblem] = []
+    latest = from_micros(acceptance.now_us + limits.max_clock_skew_us)
+    for index, request in enumerate(requests):
+        try:
+            records.append(accept(request, from_micros(acceptance.stamp_us + index), latest, limits))
+        except _Rejected as exc:
+            problems.append(FieldProblem(index, exc.field, exc.reason))
+            if len(problems) == MAX_PROBLEMS:
+                break
+    if problems:
+        raise ValidationFailed(problems)
+    return records
+
+
+def _accept_task(request: TaskRequest, stamp: datetime, latest: datetime, limits: Limits) -> Task:
+    *plain, confidence, start, end, event = astuple(request)
+    _check_texts(
+        limits,
+        source_text=request.source_text,
+        target_text=request.target_text,
+        context=request.context,
+        error_message=request.error_message,
+    )
+    content = (
+        *plain,
+        None if confidence is None else round_confidence(confidence),
+        _time("start_time", start),
+        _time("end_time", end),
+        _event_time(event, stamp, latest),
+    )
+    return Task(*content, digest=digest_of(content), created_at=stamp, updated_at=stamp)
+
+
+def _accept_session(request: SessionRequest, stamp: datetime, latest: datetime, limits: Limits) -> Session:  # noqa: ARG001  # one signature for both kinds
+    *plain, game_info, metadata, event = astuple(request)
+    game_info_text = _json_text("game_info", game_info)
+    metadata_text = _json_text("metadata", metadata)
+    event_time = _event_time(event, stamp, latest)
+    content = (*plain, game_info_text, metadata_text, event_time)
+    return Session(
+        *content,
+        digest=digest_of(content),
+        game_info_time=None if game_info_text is None else event_time,
+        game_info_digest=None if game_info_text is None else digest_of(game_info_text),
+        metadata_time=None if metadata_text is None else event_time,
+        metadata_digest=None if metadata_text is None else digest_of(metadata_text),
+        created_at=stamp,
+        updated_at=stamp,
+    )
+
+
+def round_confidence(value: float) -> float:
+    """`value` (0 to 1) to four decimals, half to even, as a person reads its digits: 0.12345 gives 0.1234."""
+    rounded = round(value, 4)
+    if rounded != value:
+        rounded = float(Decimal(repr(value)).quantize(_CONFIDENCE_STEP, ROUND_HALF_EVEN))
+    return rounded + 0.0  # turns -0.0 into 0.0
+
+
+def _time(field: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError as exc:
+        raise _Rejected(field, f"must be {exc}") from None
+
+
+def _event_time(text: str | None, stamp: datetime, latest: datetime) -> datetime:
+    moment = _time("event_time", text)
+    if moment is None:
+        return stamp
+    if moment > latest:
+        raise _Rejected("event_time", "is further in the future than limits.max_clock_skew allows; set the clock right")
+    return moment
+
+
+def _check_texts(limits: Limits, **texts: str | None) -> None:
+    total = 0
+    for field, text in texts.items():
+        if text is None:
+            continue
+        total += len(text)
+        if len(text) * _BYTES_PER_CHARACTER > limits.max_text_bytes and len(text.encode()) > limits.max_text_bytes:
+            raise _Rejected(field, f"is longer than {limits.max_text_bytes} bytes of UTF-8")
+    if total * _BYTES_PER_CHARACTER > MAX_RECORD_BYTES and sum(len(t.encode()) for t in texts.values() if t) > MAX_RECORD_BYTES:
+        raise _Rejected("", f"the record is longer than {MAX_RECORD_BYTES} bytes")
+
+
+def _json_text(field: str, value: dict[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    _check_json(field, value, depth=1)
+    text = canonical_json(value)
+    if len(text) > MAX_JSON_BYTES:
+        raise _Rejected(field, f"is longer than {MAX_JSON_BYTES} bytes of JSON")
+    return text.decode()
+
+
+def _check_json(field: str, value: object, depth: int) -> None:
+    if isinstance(value, (dict, list)):
+        if depth > MAX_JSON_DEPTH:
+            raise _Rejected(field, f"is nested more than {MAX_JSON_DEPTH} levels deep")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_json(field, inner, depth + 1)
+    elif isinstance(value, float):
+        if not isfinite(value):
+            raise _Rejected(field, "holds a number that is not finite")
+    elif isinstance(value, int) and value not in _INT64:
+        raise _Rejected(field, "holds an integer outside of 64 bits")

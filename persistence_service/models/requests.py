@@ -1,0 +1,134 @@
+"""From the bytes of a request's body to its items, or to a list of everything that is wrong with them.
+
+The body is parsed and checked in one pass. Only a body that fails is looked at again, item by item, to name each bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from persistence_service.errors import FieldProblem, MalformedBody, PayloadTooLarge, ValidationFailed
+from persistence_service.models.limits import MAX_PROBLEMS, Limits
+from persistence_service.models.session import SessionRequest
+from persistence_service.models.task import TaskRequest
+
+Item = TypeVar("Item", bound=Struct)
+_ID_REASON = "must have no white space at its ends and no control characters, and must not be '.' or '..'"
+_SESSION_ID_REASON = _ID_REASON + "; a session id has no '/' either"
+
+
+class SessionBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /sessions/batch`."""
+
+    sessions: list[SessionRequest]
+
+
+class TaskBatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /tasks/batch`."""
+
+    tasks: list[TaskRequest]
+
+
+class _RawSessions(Struct, forbid_unknown_fields=True):
+    sessions: list[msgspec.Raw]
+
+
+class _RawTasks(Struct, forbid_unknown_fields=True):
+    tasks: list[msgspec.Raw]
+
+
+class BatchParser(Generic[Item]):
+    """Reads the bodies of one endpoint."""
+
+    def __init__(
+        self,
+        decode: Callable[[bytes], list[Item]],
+        split: Callable[[bytes], list[msgspec.Raw]],
+        item: type[Item],
+    ) -> None:
+        self._decode = decode
+        self._split = split
+        self._item = msgspec.json.Decoder(item)
+
+    def parse(self, body: bytes, limits: Limits) -> list[Item]:
+        """The items of `body`, in order.
+
+        Raises:
+            MalformedBody: not JSON in UTF-8.
+            ValidationFailed: JSON that is not such a batch; names the first 100 bad items.
+            PayloadTooLarge: more items than `limits.max_batch_items`.
+        """
+        try:
+            items = self._decode(body)
+        except msgspec.ValidationError:
+            raise ValidationFailed(self._problems(body, limits)) from None
+        except _MALFORMED as exc:
+            raise malformed(exc) from None
+        check_count(len(items), limits)
+        return items
+
+    def _problems(self, body: bytes, limits: Limits) -> list[FieldProblem]:
+        try:
+            raws = self._split(body)
+        except msgspec.ValidationError as exc:
+            return [problem_from(None, exc)]
+        except _MALFORMED as exc:
+            raise malformed(exc) from None
+        check_count(len(raws), limits)
+        problems: list[FieldProblem] = []
+        for index, raw in enumerate(raws):
+            try:
+                self._item.decode(raw)
+            except msgspec.ValidationError as exc:
+                if len(problems) < MAX_PROBLEMS:
+                    problems.append(problem_from(index, exc))
+            except _MALFORMED as exc:
+                raise malformed(exc) from None
+        return problems
+
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_sessions = msgspec.json.Decoder(SessionBatch)
+_tasks = msgspec.json.Decoder(TaskBatch)
+_raw_sessions = msgspec.json.Decoder(_RawSessions)
+_raw_tasks = msgspec.json.Decoder(_RawTasks)
+
+SESSION_PARSER: BatchParser[SessionRequest] = BatchParser(
+    lambda body: _sessions.decode(body).sessions, lambda body: _raw_sessions.decode(body).sessions, SessionRequest
+)
+TASK_PARSER: BatchParser[TaskRequest] = BatchParser(
+    lambda body: _tasks.decode(body).tasks, lambda body: _raw_tasks.decode(body).tasks, TaskRequest
+)
+
+
+def check_count(count: int, limits: Limits) -> None:
+    """Raises PayloadTooLarge when a batch of `count` items is over its bound."""
+    if count > limits.max_batch_items:
+        raise PayloadTooLarge(f"a batch has at most {limits.max_batch_items} items, this one has {count}; split it")
+
+
+def malformed(cause: Exception) -> MalformedBody:
+    """What is wrong with a body that is not JSON, without any of its text."""
+    if isinstance(cause, UnicodeDecodeError):
+        return MalformedBody("the body is not valid UTF-8")
+    if isinstance(cause, RecursionError):
+        return MalformedBody("the body is nested too deeply")
+    return MalformedBody(f"the body is not valid JSON: {str(cause).removeprefix('JSON is malformed: ')}")
+
+
+def problem_from(index: int | None, error: msgspec.ValidationError) -> FieldProblem:
+    """msgspec's message (`Expected … - at `$.field``, or one that names the field itself) as field and reason."""
+    reason, _, path = str(error).partition(" - at ")
+    field = path.strip("`").removeprefix("$").lstrip(".")
+    for opening in ("Object contains unknown field `", "Object missing required field `"):
+        if reason.startswith(opening):
+            name = reason.removeprefix(opening).rstrip("`")
+            field = f"{field}.{name}" if field else name
+            reason = "is not a known field" if "unknown" in opening else "is required"
+    if "matching regex" in reason:
+        reason = _SESSION_ID_REASON if field == "session_id" else _ID_REASON
+    return FieldProblem(index, field[:200], reason)

@@ -1,0 +1,89 @@
+"""The collections that backends hold, described as data: record type, key, merge rule, relations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from persistence_service.errors import UnknownCollection
+from persistence_service.models.merge import SESSION_RULE, TASK_RULE, MergeRule, merge_sessions, merge_tasks
+from persistence_service.models.session import Session
+from persistence_service.models.task import Task
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Each record's `field` is the key of a record of `collection`, without which it is not stored and with which it goes."""
+
+    collection: Collection[Any]
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewestOf:
+    """A derived field: the newest of a record's own `field` and its children's `child_field`. Never stored."""
+
+    field: str
+    child_collection: str
+    child_field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection(Generic[R]):
+    """A named set of records of one type, unique by `key` (a text field, compared code point by code point).
+
+    A write that would change one of `fixed` in a stored record is rejected. `derived` may be used in conditions and orders.
+    """
+
+    name: str
+    record: type[R]
+    key: str
+    rule: MergeRule[R]
+    merge: Callable[[R, R], R] = field(repr=False)
+    parent: Parent | None = None
+    fixed: tuple[str, ...] = ()
+    derived: Mapping[str, NewestOf] = field(default_factory=dict)
+
+    def key_of(self, record: R) -> str:
+        """The key of `record`."""
+        key: str = getattr(record, self.key)
+        return key
+
+
+LAST_ACTIVITY = "last_activity"
+
+SESSIONS: Collection[Session] = Collection(
+    name="translation_sessions",
+    record=Session,
+    key="session_id",
+    rule=SESSION_RULE,
+    merge=merge_sessions,
+    derived={LAST_ACTIVITY: NewestOf("updated_at", "translation_tasks", "updated_at")},
+)
+TASKS: Collection[Task] = Collection(
+    name="translation_tasks",
+    record=Task,
+    key="task_id",
+    rule=TASK_RULE,
+    merge=merge_tasks,
+    parent=Parent(SESSIONS, "session_id"),
+    fixed=("session_id",),
+)
+ALL_COLLECTIONS: tuple[Collection[Any], ...] = (SESSIONS, TASKS)
+
+
+def collection_named(name: str, among: Sequence[Collection[Any]] = ALL_COLLECTIONS) -> Collection[Any]:
+    """The collection of this name.
+
+    Raises:
+        UnknownCollection: there is none; the error lists those there are.
+    """
+    for collection in among:
+        if collection.name == name:
+            return collection
+    raise UnknownCollection(name, [collection.name for collection in among])
