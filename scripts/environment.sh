@@ -82,7 +82,7 @@ prepare_environment() {
     mark=$venv/installed/$present/$file
   fi
   say "Installing $file into $venv (once, and again when that file changes)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+  "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --require-hashes \
     --requirement "$project_root/$file" >&2 || fail "the packages of $file could not be installed, see above"
   mkdir -p -- "${mark%/*}"
   cp -- "$project_root/$file" "$mark"
