@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Sets everything up that the tests need beside Python 3.11 or later, then runs them and measures coverage.
+#
+#   scripts/test.sh [--all] [options of pytest]
+#
+# Tests that need something from outside (see CONTRIBUTING.md) are skipped where it is missing. With --all nothing is
+# left out: slow tests run too, and what the environment offers to the tests has to work.
+# One file, without measuring: scripts/test.sh --no-cov -n 0 tests/unit/test_project.py
+# Reports are written to tests/reports/: test_summary.md, coverage_report.html, junit.xml.
+set -euo pipefail
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+cd -- "$project_root"
+prepare_environment requirements-dev.txt
+
+if [[ ${1:-} == --all ]]; then
+  shift
+  required=${PERSISTENCE_TEST_REQUIRE:-}
+  [[ -z ${PERSISTENCE_TEST_DATA:-} ]] || required="$required,data"
+  export PERSISTENCE_TEST_REQUIRE=$required
+else
+  set -- -m "not slow" "$@"
+fi
+
+reports=tests/reports
+rm -rf -- "$reports"
+mkdir -p -- "$reports"
+
+status=0
+"$venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile --junit-xml="$reports/junit.xml" \
+  --cov --cov-report=term --cov-report=html --cov-report="json:$reports/coverage.json" "$@" || status=$?
+"$venv/bin/python" scripts/test_summary.py "$reports" || status=1
+exit "$status"

@@ -1,0 +1,49 @@
+"""What all tests share: how they find things outside of this repository, and how Hypothesis searches.
+
+The environment variables are described in CONTRIBUTING.md.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import settings
+
+# In CI the same examples are tried every time, so that a failure is the change's own; elsewhere each run tries others.
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("dev", deadline=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def require_or_skip(name: str, reason: str) -> NoReturn:
+    """Skips the test at hand, or fails it where PERSISTENCE_TEST_REQUIRE names `name`.
+
+    `name` is what the test needs and lacks: data, mysql, mariadb, group …
+    """
+    required = {entry.strip() for entry in os.environ.get("PERSISTENCE_TEST_REQUIRE", "").split(",")}
+    if name in required:
+        pytest.fail(f"{reason} (PERSISTENCE_TEST_REQUIRE names {name!r})", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real translation data."""
+    folder = os.environ.get("PERSISTENCE_TEST_DATA")
+    if not folder:
+        require_or_skip("data", "PERSISTENCE_TEST_DATA names no folder of real data")
+    if not Path(folder).is_dir():
+        require_or_skip("data", f"PERSISTENCE_TEST_DATA={folder} is no folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """A developer's own PERSISTENCE_… settings must not change what the tests see."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("PERSISTENCE_") and not name.startswith(("PERSISTENCE_TEST_", "PERSISTENCE_VENV")):
+                patch.delenv(name)
+        yield
