@@ -19,7 +19,10 @@ check ruff "$venv/bin/python" -m ruff check .
 check ruff-format "$venv/bin/python" -m ruff format --check .
 check mypy "$venv/bin/python" -m mypy
 check lint-imports "$venv/bin/python" "$venv/bin/lint-imports" --no-logo
-check shellcheck "$venv/bin/shellcheck" --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
+
+shellcheck=$venv/bin/shellcheck
+[[ -x $shellcheck ]] || shellcheck=$(command -v shellcheck) || fail "shellcheck is missing, install it (apt-get install shellcheck)"
+check shellcheck "$shellcheck" --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
 
 [[ -z $failed ]] || fail "failed:$failed"
 say "all checks passed"
