@@ -1,0 +1,57 @@
+"""One process owns a journal's directory at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import TYPE_CHECKING, Final, Self
+
+from persistence_service.errors import JournalLocked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCK_NAME: Final = "lock"
+_OWNER_BYTES: Final = 200
+
+
+class DirectoryLock:
+    """Exclusive ownership of a directory, ended by `release` or by the kernel when the process dies.
+
+    It is an flock on a file that stays; the process id inside is for the message alone, never for a decision. A second lock
+    within the same process is refused too. The descriptor is not inherited by programs this process starts.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    @classmethod
+    def take(cls, directory: Path) -> Self:
+        """The lock of an existing directory.
+
+        Raises:
+            JournalLocked: another process has it, named in the error; nothing was changed.
+            OSError: the lock file cannot be opened.
+        """
+        fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, _OWNER_BYTES, 0).decode("utf-8", "replace").strip()
+            os.close(fd)
+            raise JournalLocked(directory, owner or "unknown") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        # A full disk may refuse the pid: the lock holds without it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+        return cls(fd)
+
+    def release(self) -> None:
+        """The directory is free for the next owner; doing it twice is no error."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
