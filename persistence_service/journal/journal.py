@@ -1,0 +1,389 @@
+"""The journal: what it is told to keep survives the process, and power loss where the disk honours fsync."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+import structlog
+
+from persistence_service.errors import JournalError, JournalFull, JournalUnavailable
+from persistence_service.journal.directory import JournalDirectory
+from persistence_service.journal.files import Files, FileSource
+from persistence_service.journal.format import BODY_OFFSET, MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record, record_at
+from persistence_service.journal.lock import DirectoryLock
+from persistence_service.journal.replay import SegmentScan
+from persistence_service.journal.requests import (
+    Acknowledgement,
+    AppendRequest,
+    Barrier,
+    Delivery,
+    Remove,
+    Rotate,
+    Stop,
+)
+from persistence_service.journal.segment import JournalStats, Loss, Position, Replayed, Segment
+from persistence_service.journal.store import SegmentStore
+from persistence_service.journal.survey import Survey, take_stock
+from persistence_service.journal.writer import JournalWriter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
+
+log = structlog.get_logger(__name__)
+
+MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
+_LISTED_LOSSES: Final = 1000
+_SEGMENT_RESERVE: Final = 2 * BODY_OFFSET
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    lock: DirectoryLock
+    directory: JournalDirectory
+    survey: Survey
+
+
+class Journal:
+    """A write-ahead log in a directory of its own, owned by one process and used from one event loop.
+
+    It knows nothing of what it keeps: a payload is bytes, with a kind and a number of items. A record's segment stays on disk
+    while it is held: `append` and `replay` hold a record's items, and whoever stored them releases them.
+
+    Of a failing or full disk it recovers by itself; meanwhile appends fail with JournalUnavailable or JournalFull, and
+    everything acknowledged is kept.
+    """
+
+    def __init__(
+        self,
+        opened: _Opened,
+        *,
+        max_bytes: int,
+        min_free: int,
+        segment_bytes: int,
+        clock: Callable[[], int],
+        retry_s: tuple[float, float],
+    ) -> None:
+        survey = opened.survey
+        self._loop = asyncio.get_running_loop()
+        self._directory = opened.directory
+        self._lock = opened.lock
+        self._max_bytes = max_bytes
+        self._high_water_us = survey.high_water_us
+        self._survey = survey
+        self._unread = [segment for segment in survey.segments if segment.pinned]
+        self._replaying = False
+        self._losses = list(survey.losses[:_LISTED_LOSSES])
+        self._lost_ranges = len(survey.losses)
+        self._damaged_regions = 0
+        self._quarantined_bytes = survey.quarantined_bytes
+        self._held: dict[Segment, None] = {}
+        self._unstored_items = 0
+        self._pending_bytes = 0
+        self._closing = False
+        self._rotation_asked = False
+        store = SegmentStore(opened.directory, survey, clock)
+        self._used_bytes = store.used_bytes
+        self._segments = len(store.live)
+        self._writer = JournalWriter(
+            store, self._deliver, min_free=min_free, segment_bytes=segment_bytes, retry_s=retry_s
+        )
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        max_bytes: int,
+        min_free: int,
+        segment_bytes: int,
+        clock: Callable[[], int],
+        files: Files | None = None,
+        retry_s: tuple[float, float] = (0.1, 5.0),
+    ) -> Self:
+        """The directory's journal, ready to append at once; what earlier runs left waits for `replay`.
+
+        The directory is created if need be. The last run's torn tail is cut off on disk, unreadable segments are set aside,
+        and a new segment is begun (a full disk does not prevent opening). `clock` gives the wall clock in µs and is called
+        in another thread. `retry_s` is the first and the longest pause between attempts on a failing disk.
+
+        Raises:
+            JournalLocked: another process owns the directory.
+            JournalVersionUnknown: a later version wrote it; nothing was changed.
+            JournalUnavailable: the directory cannot be read or made ready.
+        """
+        opened = await asyncio.to_thread(_prepare, directory, files or Files())
+        journal = cls(
+            opened, max_bytes=max_bytes, min_free=min_free, segment_bytes=segment_bytes, clock=clock, retry_s=retry_s
+        )
+        await asyncio.to_thread(journal._writer.start)
+        for segment in opened.survey.segments:
+            journal._remove_if_done(segment)
+        log.info(
+            "journal_opened",
+            directory=str(directory),
+            segments=len(opened.survey.segments),
+            next_sequence=opened.survey.next_sequence,
+        )
+        return journal
+
+    async def close(self) -> None:
+        """Everything handed over is on disk, or its future has failed, and the directory is free for the next owner.
+
+        If nothing is unstored, one empty segment with the high-water mark is left. Never raises for what the disk does: it is
+        logged. Closing twice is no error.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        settled: asyncio.Future[None] = self._loop.create_future()
+        self._writer.submit(Barrier(settled))
+        await settled
+        stopped: asyncio.Future[None] = self._loop.create_future()
+        self._writer.submit(Stop(leave_empty=not self._held and not self._unread, future=stopped))
+        await stopped
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._reader.shutdown)
+        self._lock.release()
+        log.info("journal_closed", unstored_items=self._unstored_items)
+
+    # ------------------------------------------------------------------------------------------------- appending
+
+    @property
+    def high_water_us(self) -> int:
+        """The newest time stamp that any record, present or past, was accepted at or used. Survives restarts exactly."""
+        return self._high_water_us
+
+    def append(
+        self,
+        kind: int,
+        payload: bytes,
+        *,
+        items: int,
+        accepted_at_us: int,
+        high_water_us: int,
+        durable: bool = True,
+    ) -> asyncio.Future[Position]:
+        """Hands a record to the writer; the future is done once it is fsynced, or with `durable=False` with the system.
+
+        Records are written, and futures resolved, in the order of the calls. When the future resolves, `items` are already
+        held on the position's segment. The future cannot be cancelled: await it through `asyncio.shield`. A record that was
+        not durable is fsynced within a second.
+
+        `kind` is the caller's own, 1 to 199; `items` says how many releases make the record unneeded (0 keeps nothing);
+        `high_water_us` is the newest time stamp that its contents use.
+
+        Raises:
+            JournalFull: over `max_bytes`, at once; under `min_free` of free room, through the future.
+            JournalUnavailable: closed or too much waiting, at once; the disk fails, through the future.
+            ValueError: `kind` or the payload's length is out of range.
+        """
+        if not 1 <= kind <= MAX_CALLER_KIND:
+            raise ValueError(f"kind {kind} is not within 1..{MAX_CALLER_KIND}")
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"a payload of {len(payload)} bytes is over {MAX_PAYLOAD_BYTES}")
+        if self._closing:
+            raise JournalUnavailable("the journal is closed")
+        future = Acknowledgement(loop=self._loop)
+        request = AppendRequest(kind, payload, items, accepted_at_us, high_water_us, durable, future)
+        size = request.size
+        if self._pending_bytes and self._pending_bytes + size > MAX_PENDING_BYTES:
+            raise JournalUnavailable("too much waits to be written to the journal; its disk does not keep up")
+        if self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE > self._max_bytes:
+            self._ask_for_rotation()
+            raise JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored")
+        self._pending_bytes += size
+        self._high_water_us = max(self._high_water_us, high_water_us, accepted_at_us)
+        self._writer.submit(request)
+        return future
+
+    def hold(self, segment: Segment, items: int) -> None:
+        """`items` more must be released before the segment may go."""
+        segment.holds += items
+        self._unstored_items += items
+        if segment.holds:
+            self._held[segment] = None
+
+    def release(self, segment: Segment, items: int) -> None:
+        """`items` of the segment are stored; when it is sealed and was their last keeper, its file is removed, elsewhere.
+
+        Raises:
+            ValueError: more than is held.
+        """
+        if items > segment.holds:
+            raise ValueError(f"{items} items released, {segment.holds} held on {segment!r}")
+        segment.holds -= items
+        self._unstored_items -= items
+        if not segment.holds:
+            self._held.pop(segment, None)
+            self._remove_if_done(segment)
+
+    def _ask_for_rotation(self) -> None:
+        """Lets the active segment go too once it is stored; else a journal of one segment could stay full for ever."""
+        if not self._rotation_asked:
+            self._rotation_asked = True
+            log.warning("journal_full", used_bytes=self._used_bytes, max_bytes=self._max_bytes)
+            self._writer.submit(Rotate())
+
+    def _remove_if_done(self, segment: Segment) -> None:
+        if segment.is_removable:
+            segment.removing = True
+            self._writer.submit(Remove(segment))
+
+    # ------------------------------------------------------------------------------------- news from the writer
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Called in the writer's thread: one wake-up of the loop, whatever the size of the group."""
+        try:
+            self._loop.call_soon_threadsafe(self._receive, delivery)
+        except RuntimeError:  # the loop is closed: nobody is left to hear it, and the records are on disk
+            log.warning("journal_loop_gone", written=len(delivery.written), refused=len(delivery.refused))
+
+    def _receive(self, delivery: Delivery) -> None:
+        self._used_bytes = delivery.used_bytes
+        self._segments = delivery.segments
+        for request, position in delivery.written:
+            self._pending_bytes -= request.size
+            self._rotation_asked = False
+            self.hold(position.segment, request.items)
+            request.future.set_result(position)
+        error = delivery.error
+        for request in delivery.refused:
+            self._pending_bytes -= request.size
+            if error is not None:
+                request.future.set_exception(type(error)(str(error)))
+        self._note_losses(delivery.losses)
+        if delivery.sealed is not None:
+            delivery.sealed.sealed = True
+            self._remove_if_done(delivery.sealed)
+        if delivery.done is not None:
+            delivery.done.set_result(None)
+
+    def _note_losses(self, losses: Iterable[Loss]) -> None:
+        for loss in losses:
+            self._lost_ranges += 1
+            if len(self._losses) < _LISTED_LOSSES:
+                self._losses.append(loss)
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    async def replay(self) -> AsyncIterator[Replayed]:
+        """Every intact record that was there at `open`, in the order of sequences, each with its `items` held.
+
+        Memory is bounded. Damage is copied to quarantine and counted, what is missing is added to `stats().losses`. After a
+        disk failure records may come twice. An iteration that was broken off may be started again; it begins with the
+        segment it was in.
+
+        Raises:
+            RuntimeError: another replay is running.
+            JournalUnavailable: a segment cannot be opened; nothing is lost, try again.
+        """
+        if self._replaying:
+            raise RuntimeError("a replay of this journal is running already")
+        self._replaying = True
+        try:
+            while self._unread:
+                segment = self._unread[0]
+                async for replayed in self._replay_segment(segment):
+                    yield replayed
+                self._unread.remove(segment)
+        finally:
+            self._replaying = False
+
+    async def _replay_segment(self, segment: Segment) -> AsyncIterator[Replayed]:
+        survey, run = self._survey, self._loop.run_in_executor
+        scan = SegmentScan(
+            self._directory,
+            segment,
+            expected_last=survey.expected_last.get(segment),
+            unlisted=segment in survey.unlisted,
+        )
+        try:
+            while batch := await run(self._reader, scan.next_batch):
+                for record in batch:
+                    self.hold(segment, record.items)
+                    segment.first_accepted_us = segment.first_accepted_us or record.accepted_at_us
+                    yield _replayed(segment, record)
+        except OSError as error:
+            raise JournalUnavailable(f"segment {segment.number} of the journal cannot be read") from error
+        finally:
+            self._reader.submit(scan.close)
+        result = scan.result
+        self._damaged_regions += result.damaged_regions
+        self._quarantined_bytes += result.quarantined_bytes
+        self._note_losses(result.losses)
+        if result.kept:
+            segment.pinned = False
+            self._remove_if_done(segment)
+
+    async def read(self, position: Position) -> bytes:
+        """The payload again, verified; its segment must be held.
+
+        Raises:
+            JournalError: it cannot be read any more: the record was damaged on disk, or its segment released.
+        """
+        record = await self._loop.run_in_executor(self._reader, _read, self._directory.files, position)
+        return record.payload
+
+    def stats(self) -> JournalStats:
+        """Counters since open and the present state; costs no I/O."""
+        state = self._writer.state
+        oldest = min(self._held, key=lambda segment: segment.first_sequence, default=None)
+        return JournalStats(
+            bytes=self._used_bytes,
+            segments=self._segments,
+            unstored_items=self._unstored_items,
+            pending_bytes=self._pending_bytes,
+            appended_records=state.appended_records,
+            appended_bytes=state.appended_bytes,
+            groups=state.groups,
+            fsyncs=state.fsyncs,
+            fsync_seconds_total=state.fsync_seconds_total,
+            failing=state.failing,
+            full=state.full or self._used_bytes + self._pending_bytes + _SEGMENT_RESERVE >= self._max_bytes,
+            replaying=bool(self._unread),
+            torn_tails=self._survey.torn_tails,
+            damaged_regions=self._damaged_regions,
+            quarantined_bytes=self._quarantined_bytes,
+            lost_ranges=self._lost_ranges,
+            losses=tuple(self._losses),
+            oldest_unstored_us=oldest.first_accepted_us if oldest is not None else None,
+        )
+
+
+def _prepare(path: Path, files: Files) -> _Opened:
+    directory = JournalDirectory(path, files)
+    try:
+        files.make_directory(path)
+        lock = DirectoryLock.take(path)
+        try:
+            return _Opened(lock, directory, take_stock(directory))
+        except BaseException:
+            lock.release()
+            raise
+    except OSError as error:
+        raise JournalUnavailable(f"the journal's directory {path} cannot be used: {error.strerror}") from error
+
+
+def _replayed(segment: Segment, record: Record) -> Replayed:
+    position = Position(segment, record.offset, record.length, record.sequence)
+    return Replayed(position, record.kind, record.items, record.accepted_at_us, record.payload)
+
+
+def _read(files: Files, position: Position) -> Record:
+    while True:
+        home = position.segment.home
+        try:
+            with FileSource(files, home.path) as source:
+                record = record_at(source, home.keys, position.offset + home.shift, position.length)
+        except OSError as error:
+            if position.segment.home is not home:  # it was moved meanwhile
+                continue
+            raise JournalError(f"record {position.sequence} is not in the journal any more") from error
+        if isinstance(record, Record) and record.sequence == position.sequence:
+            return record
+        raise JournalError(f"record {position.sequence} is damaged in segment {home.number} of the journal")

@@ -1,0 +1,171 @@
+"""Reading back what earlier runs left, with everything that is damaged kept and counted."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+import structlog
+
+from persistence_service.journal.directory import segment_name
+from persistence_service.journal.files import FileSource
+from persistence_service.journal.format import HEADER_BYTES, Damage, Flaw, Record, scan
+from persistence_service.journal.segment import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from persistence_service.journal.directory import JournalDirectory
+    from persistence_service.journal.segment import Segment
+
+log = structlog.get_logger(__name__)
+
+BATCH_BYTES: Final = 2 * 1024 * 1024
+BATCH_RECORDS: Final = 512
+_LOGGED_FINDINGS: Final = 20
+_COPY_BYTES: Final = 1024 * 1024
+
+
+@dataclass(slots=True)
+class ScanResult:
+    """What is known of a segment once all of it was read; `kept` is false when its damage could not be set aside."""
+
+    losses: list[Loss]
+    damaged_regions: int = 0
+    quarantined_bytes: int = 0
+    kept: bool = True
+
+
+class SegmentScan:
+    """One pass over an earlier run's segment. Blocking; the batches are bounded, so the reader decides about memory.
+
+    An `unlisted` segment's damage is no loss and is not kept: the same records were moved to another segment.
+    """
+
+    def __init__(
+        self, directory: JournalDirectory, segment: Segment, *, expected_last: int | None, unlisted: bool
+    ) -> None:
+        self.segment = segment
+        self.result = ScanResult([])
+        self._directory = directory
+        self._expected_last = expected_last
+        self._unlisted = unlisted
+        self._next_sequence = segment.first_sequence
+        self._items = self._scan()
+
+    def next_batch(self) -> list[Record]:
+        """The next records of callers; empty when the segment has been read to its end.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        batch: list[Record] = []
+        size = 0
+        for record in self._items:
+            batch.append(record)
+            size += record.length
+            if size >= BATCH_BYTES or len(batch) >= BATCH_RECORDS:
+                break
+        return batch
+
+    def close(self) -> None:
+        self._items.close()
+
+    def _scan(self) -> Generator[Record, None, None]:
+        segment, files = self.segment, self._directory.files
+        with FileSource(files, segment.home.path) as source, contextlib.ExitStack() as stack:
+            evidence: _Evidence | None = None
+            for item in scan(source, segment.home.keys, end=source.size):
+                if isinstance(item, Record):
+                    if not item.is_control:
+                        self._expect(item.sequence)
+                        self._next_sequence = max(self._next_sequence, item.sequence + 1)
+                        yield item
+                elif not self._unlisted:
+                    self._count(item)
+                    evidence = evidence or stack.enter_context(_Evidence(self._directory, segment, source))
+                    evidence.keep(item)
+            if evidence is not None:
+                self.result.kept = evidence.finish()
+        if self._expected_last is not None:
+            self._expect(self._expected_last + 1)
+
+    def _count(self, damage: Damage) -> None:
+        self.result.damaged_regions += 1
+        self.result.quarantined_bytes += damage.length
+        if self.result.damaged_regions <= _LOGGED_FINDINGS:
+            log.error(
+                "journal_damage",
+                segment=self.segment.number,
+                offset=damage.offset,
+                bytes=damage.length,
+                reason=str(damage.reason),
+            )
+
+    def _expect(self, sequence: int) -> None:
+        """`sequence` is the next one there is, so those before it that were not seen are lost."""
+        if sequence <= self._next_sequence or self._unlisted:
+            return
+        loss = Loss(self.segment.number, self._next_sequence, sequence - 1, "damaged")
+        self.result.losses.append(loss)
+        if len(self.result.losses) <= _LOGGED_FINDINGS:
+            log.error(
+                "journal_loss",
+                segment=loss.segment,
+                first=loss.first_sequence,
+                last=loss.last_sequence,
+                reason=loss.reason,
+            )
+
+
+class _Evidence:
+    """A sparse copy of a damaged segment in quarantine: header and damaged regions at their own offsets, the rest holes.
+
+    A disk that has no room for it stops nothing: the segment itself is kept then.
+    """
+
+    def __init__(self, directory: JournalDirectory, segment: Segment, source: FileSource) -> None:
+        self._directory = directory
+        self._files = directory.files
+        self._source = source
+        self._path = directory.quarantine / f"{segment_name(segment.number)}.damage"
+        self._fd: int | None = None
+        self._error: OSError | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._files.make_directory(self._directory.quarantine)
+            self._files.unlink(self._path)  # of an earlier attempt, which found the same
+            self._fd = self._files.create(self._path)
+        except OSError as error:
+            self._error = error
+        self.keep(Damage(0, HEADER_BYTES, Flaw.MARKER))
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._fd is not None:
+            self._files.close(self._fd)
+
+    def keep(self, damage: Damage) -> None:
+        offset, end = damage.offset, damage.offset + damage.length
+        try:
+            while self._fd is not None and self._error is None and offset < end:
+                part = self._source.read(offset, min(_COPY_BYTES, end - offset))
+                self._files.write_all(self._fd, (part,), offset)
+                offset += len(part)
+        except OSError as error:
+            self._error = error
+
+    def finish(self) -> bool:
+        """Whether all of it is safely there."""
+        try:
+            if self._fd is not None and self._error is None:
+                self._files.sync(self._fd)
+                self._files.sync_directory(self._directory.quarantine)
+                self._files.sync_directory(self._directory.path)
+        except OSError as error:
+            self._error = error
+        if self._error is not None:
+            log.error("journal_quarantine_failed", file=self._path.name, error=str(self._error))
+        return self._error is None

@@ -1,0 +1,259 @@
+"""What an earlier run left in the directory, and making it ready for a new segment."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from persistence_service.errors import JournalVersionUnknown
+from persistence_service.journal.files import FileSource
+from persistence_service.journal.format import (
+    BODY_OFFSET,
+    FIRST_SEQUENCE,
+    KIND_MANIFEST,
+    VERSION,
+    Damage,
+    ManifestEntry,
+    SegmentHeader,
+    SegmentKeys,
+    decode_manifest,
+    read_header,
+    scan,
+)
+from persistence_service.journal.segment import Home, Loss, Segment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from persistence_service.journal.directory import Head, JournalDirectory, Listing
+    from persistence_service.journal.files import Files
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the next run starts from.
+
+    `segments` are in the order of their sequences and pinned until they have been replayed. `unlisted` are those that the
+    newest manifest does not name, left over from a failed disk: what is intact in them is replayed, what is not is no loss.
+    `expected_last` has the last sequence of a segment where a manifest tells it.
+    """
+
+    journal_id: bytes
+    next_number: int
+    next_sequence: int
+    high_water_us: int
+    segments: list[Segment] = field(default_factory=list)
+    unlisted: set[Segment] = field(default_factory=set)
+    expected_last: dict[Segment, int] = field(default_factory=dict)
+    released: list[Path] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    torn_tails: int = 0
+    quarantined_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    path: Path
+    named: int
+    header: SegmentHeader | None
+    size: int
+
+    @property
+    def is_well_named(self) -> bool:
+        return self.header is not None and self.header.number == self.named
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What the scan of the newest segment told; `tail` is the damage it ends with."""
+
+    manifest: tuple[ManifestEntry, ...] | None = None
+    damaged: bool = False
+    tail: Damage | None = None
+
+
+def take_stock(directory: JournalDirectory) -> Survey:
+    """The directory is ready for a new segment: the last run's torn tail is cut off, unreadable segments are set aside.
+
+    Raises:
+        JournalVersionUnknown: an intact header is of another version; nothing was changed.
+        OSError: the disk refuses.
+    """
+    listing = directory.listing()
+    head = directory.read_head()
+    found = [_look_at(directory.files, path, number) for number, path in sorted(listing.segments.items())]
+    journal_id = _journal_id(head, found)
+    if head is not None and head.journal_id != journal_id:
+        head = None
+    ours = [item for item in found if item.header is not None and item.header.journal_id == journal_id]
+    strange = [item for item in found if item not in ours]
+
+    survey = _start(journal_id, listing, head, ours)
+    for path in listing.unfinished:
+        directory.files.unlink(path)
+    contents = _Contents()
+    if survey.segments:
+        newest = survey.segments[-1]
+        contents = _read_newest(directory.files, survey, newest)
+        is_last = newest.number >= max([*listing.segments, head.number if head else 0])
+        if is_last:
+            _cut_torn_tail(directory.files, survey, newest, contents)
+        newest.pinned = not newest.is_empty or contents.damaged or contents.tail is not None
+        _compare(survey, contents.manifest, listing, strange, is_last=is_last)
+    _compare_head(survey, head, listing, strange)
+    for item in strange:
+        target = directory.set_aside(item.path)
+        survey.quarantined_bytes += item.size
+        log.error("journal_segment_quarantined", segment=item.named, bytes=item.size, moved_to=str(target))
+    for loss in survey.losses:
+        log.error(
+            "journal_loss", segment=loss.segment, first=loss.first_sequence, last=loss.last_sequence, reason=loss.reason
+        )
+    survey.segments.sort(key=lambda segment: (segment.first_sequence, segment.number))
+    return survey
+
+
+def _look_at(files: Files, path: Path, named: int) -> _Found:
+    with FileSource(files, path) as source:
+        read, size = read_header(source), source.size
+    header = read.header
+    if header is not None:
+        if header.version != VERSION:
+            raise JournalVersionUnknown(path, header.version)
+        if read.bad_copies:
+            log.warning("journal_header_copy_damaged", segment=named, copy=read.bad_copies[0])
+        if header.number != named:
+            log.warning("journal_segment_misnamed", file=path.name, segment=header.number)
+    return _Found(path, named, header, size)
+
+
+def _journal_id(head: Head | None, found: list[_Found]) -> bytes:
+    """The head's where a segment has it too or there are none; else that of the newest segment."""
+    headers = [item.header for item in found if item.header is not None]
+    if head is not None and (not headers or any(header.journal_id == head.journal_id for header in headers)):
+        return head.journal_id
+    if headers:
+        return max(headers, key=lambda header: header.number).journal_id
+    return secrets.token_bytes(16)
+
+
+def _start(journal_id: bytes, listing: Listing, head: Head | None, ours: list[_Found]) -> Survey:
+    headers = [item.header for item in ours if item.header is not None]
+    used = [*listing.segments, *listing.released, *(header.number for header in headers), head.number if head else 0]
+    first = [FIRST_SEQUENCE, *(header.first_sequence for header in headers), head.first_sequence if head else 0]
+    survey = Survey(
+        journal_id,
+        next_number=max(used) + 1,
+        next_sequence=max(first),
+        high_water_us=max([0, *(header.high_water_us for header in headers)]),
+        released=list(listing.released.values()),
+    )
+    for item in sorted(ours, key=lambda item: (item.header.number if item.header else 0, item.is_well_named)):
+        if item.header is not None:
+            home = Home(item.path, item.header.number, SegmentKeys.derive(item.header.secret))
+            segment = Segment(home, first_sequence=item.header.first_sequence, size=item.size)
+            segment.sealed = segment.pinned = True
+            segment.end_known = False
+            survey.segments.append(segment)
+    return survey
+
+
+def _read_newest(files: Files, survey: Survey, newest: Segment) -> _Contents:
+    """Only here are records read before the replay: the newest segment alone tells what came after its header."""
+    contents = _Contents()
+    newest.end_known = True
+    with FileSource(files, newest.home.path) as source:
+        for item in scan(source, newest.home.keys, end=source.size):
+            if isinstance(item, Damage):
+                contents.damaged = contents.damaged or contents.tail is not None
+                contents.tail = item
+                continue
+            contents.damaged = contents.damaged or contents.tail is not None
+            contents.tail = None
+            survey.high_water_us = max(survey.high_water_us, item.high_water_us)
+            if item.kind == KIND_MANIFEST:
+                contents.manifest = decode_manifest(item.payload)
+            elif not item.is_control:
+                survey.high_water_us = max(survey.high_water_us, item.accepted_at_us)
+                newest.last_sequence = max(newest.last_sequence, item.sequence)
+                survey.next_sequence = max(survey.next_sequence, item.sequence + 1)
+    return contents
+
+
+def _cut_torn_tail(files: Files, survey: Survey, newest: Segment, contents: _Contents) -> None:
+    if contents.tail is None and newest.size >= BODY_OFFSET:
+        return
+    offset = newest.size
+    if contents.tail is not None:
+        offset = contents.tail.offset
+        files.truncate(newest.home.path, offset)
+        contents.tail = None
+    survey.torn_tails += 1
+    log.warning(
+        "journal_torn_tail_truncated",
+        segment=newest.number,
+        offset=offset,
+        bytes=newest.size - offset,
+        sequence=newest.last_sequence + 1,
+    )
+    newest.size = offset
+
+
+def _compare(
+    survey: Survey,
+    manifest: tuple[ManifestEntry, ...] | None,
+    listing: Listing,
+    strange: list[_Found],
+    *,
+    is_last: bool,
+) -> None:
+    """What the newest manifest names against what is there."""
+    newest = survey.segments[-1]
+    if manifest is None:
+        if len(survey.segments) > 1 or strange:
+            log.warning("journal_manifest_unreadable", segment=newest.number)
+        unreadable = (item.named for item in strange if item.header is None and item.named < newest.number)
+        survey.losses.extend(Loss(number, None, None, "segment unreadable") for number in unreadable)
+        return
+    readable = {segment.number: segment for segment in survey.segments}
+    entries = {entry.number: entry for entry in manifest}
+    survey.unlisted = {
+        segment
+        for segment in survey.segments
+        if readable[segment.number] is not segment or (segment is not newest and segment.number not in entries)
+    }
+    aside = {item.named for item in strange}
+    for entry in manifest:
+        last = entry.last_sequence
+        survey.next_sequence = max(survey.next_sequence, (last or 0) + 1)
+        segment = readable.get(entry.number)
+        if segment is not None:
+            if last is not None:
+                survey.expected_last[segment] = last
+                segment.last_sequence = max(segment.last_sequence, last)
+                segment.end_known = True
+        elif entry.number in listing.released or (last is not None and last < entry.first_sequence):
+            continue
+        elif entry.number in aside:
+            survey.losses.append(Loss(entry.number, entry.first_sequence, last, "segment unreadable"))
+        elif is_last:  # an older manifest would also name segments that were removed on purpose since
+            survey.losses.append(Loss(entry.number, entry.first_sequence, last, "segment missing"))
+
+
+def _compare_head(survey: Survey, head: Head | None, listing: Listing, strange: list[_Found]) -> None:
+    """Segments that no manifest tells of: the newest one, and unreadable ones after the newest readable one."""
+    told = {loss.segment for loss in survey.losses}
+    newest = max((segment.number for segment in survey.segments), default=0)
+    for item in strange:
+        if item.header is None and item.named not in told and item.named > newest:
+            first = head.first_sequence if head is not None and head.number == item.named else None
+            survey.losses.append(Loss(item.named, first, None, "segment unreadable"))
+    if head is None or head.number in listing.segments or head.number in listing.released:
+        return
+    if all(segment.number != head.number for segment in survey.segments):
+        survey.losses.append(Loss(head.number, head.first_sequence, None, "segment missing"))
