@@ -26,8 +26,9 @@ class Files:
         """A new file, open for writing; one that is there already is an error."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
-    def open_existing(self, path: Path, *, writable: bool = False) -> int:
-        return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    def open_existing(self, path: Path) -> int:
+        """An existing file, open for reading."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self, fd: int) -> None:
         os.close(fd)
