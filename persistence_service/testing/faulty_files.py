@@ -1,0 +1,145 @@
+"""A disk that fails on command: the real file system behind `journal.files.Files`, with faults, short writes and gates."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from persistence_service.journal.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(slots=True)
+class _Fault:
+    """Lets `after` calls pass, then fails `times` of them; None fails all."""
+
+    number: int
+    after: int
+    times: int | None
+
+    def is_due(self) -> bool:
+        if self.after:
+            self.after -= 1
+            return False
+        if self.times is None:
+            return True
+        self.times -= 1
+        return self.times >= 0
+
+
+class Gate:
+    """Holds calls of an operation back until it is opened."""
+
+    def __init__(self) -> None:
+        self._entered = threading.Event()
+        self._opened = threading.Event()
+
+    def wait_until_entered(self, timeout_s: float = 10.0) -> None:
+        """A call is waiting, or has passed.
+
+        Raises:
+            TimeoutError: none came.
+        """
+        if not self._entered.wait(timeout_s):
+            raise TimeoutError("nobody came to the gate")
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def pass_through(self) -> None:
+        self._entered.set()
+        self._opened.wait()
+
+
+class FaultyFiles(Files):
+    """Real files whose operations, by the name of their method, fail and wait as a test says.
+
+    `calls` counts each operation. With `largest_write` no system call writes more than so many bytes; with `free` the volume
+    claims so much room.
+    """
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.largest_write: int | None = None
+        self.free: int | None = None
+        self._faults: dict[str, _Fault] = {}
+        self._gates: dict[str, Gate] = {}
+
+    def fail(self, operation: str, number: int, *, after: int = 0, times: int | None = None) -> None:
+        """From now on, calls of `operation` raise the OSError of `number`: all, or `times` of them, `after` some passed."""
+        self._faults[operation] = _Fault(number, after, times)
+
+    def heal(self, *operations: str) -> None:
+        """These operations work again; all of them when none is named."""
+        for operation in operations or tuple(self._faults):
+            self._faults.pop(operation, None)
+
+    def gate(self, operation: str) -> Gate:
+        """Calls of `operation` wait at the gate until it is opened."""
+        gate = self._gates[operation] = Gate()
+        return gate
+
+    def _enter(self, operation: str) -> None:
+        self.calls[operation] += 1
+        gate = self._gates.get(operation)
+        if gate is not None:
+            gate.pass_through()
+        fault = self._faults.get(operation)
+        if fault is not None and fault.is_due():
+            raise OSError(fault.number, os.strerror(fault.number))
+
+    def create(self, path: Path) -> int:
+        self._enter("create")
+        return super().create(path)
+
+    def open_existing(self, path: Path) -> int:
+        self._enter("open_existing")
+        return super().open_existing(path)
+
+    def writev(self, fd: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
+        self._enter("writev")
+        if self.largest_write is None:
+            return super().writev(fd, buffers, offset)
+        return super().writev(fd, [b"".join(buffers)[: self.largest_write]], offset)
+
+    def sync(self, fd: int) -> None:
+        self._enter("sync")
+        super().sync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        self._enter("sync_directory")
+        super().sync_directory(path)
+
+    def truncate(self, path: Path, size: int) -> None:
+        self._enter("truncate")
+        super().truncate(path, size)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._enter("rename")
+        super().rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._enter("unlink")
+        super().unlink(path)
+
+    def make_directory(self, path: Path) -> None:
+        self._enter("make_directory")
+        super().make_directory(path)
+
+    def names(self, path: Path) -> list[str]:
+        self._enter("names")
+        return super().names(path)
+
+    def read(self, fd: int, offset: int, length: int) -> bytes:
+        self._enter("read")
+        return super().read(fd, offset, length)
+
+    def free_bytes(self, path: Path) -> int:
+        self._enter("free_bytes")
+        return super().free_bytes(path) if self.free is None else self.free
