@@ -271,7 +271,9 @@ class JournalLocked(JournalError):
     def __init__(self, directory: Path, owner: str) -> None:
         self.directory = directory
         self.owner = owner
-        super().__init__(f"the journal {directory} belongs to a running process ({owner}); stop it, or use another directory")
+        super().__init__(
+            f"the journal {directory} belongs to a running process ({owner}); stop it, or use another directory"
+        )
 
 
 class JournalVersionUnknown(JournalError):

@@ -93,14 +93,14 @@ def _accept_task(request: TaskRequest, stamp: datetime, latest: datetime, limits
         context=request.context,
         error_message=request.error_message,
     )
-    content = (
+    content: tuple[Any, ...] = (
         *plain,
         None if confidence is None else round_confidence(confidence),
         _time("start_time", start),
         _time("end_time", end),
         _event_time(event, stamp, latest),
     )
-    return Task(*content, digest=digest_of(content), created_at=stamp, updated_at=stamp)
+    return Task(*content, digest_of(content), stamp, stamp)
 
 
 def _accept_session(request: SessionRequest, stamp: datetime, latest: datetime, limits: Limits) -> Session:  # noqa: ARG001  # one signature for both kinds
@@ -108,17 +108,20 @@ def _accept_session(request: SessionRequest, stamp: datetime, latest: datetime, 
     game_info_text = _json_text("game_info", game_info)
     metadata_text = _json_text("metadata", metadata)
     event_time = _event_time(event, stamp, latest)
-    content = (*plain, game_info_text, metadata_text, event_time)
+    content: tuple[Any, ...] = (*plain, game_info_text, metadata_text, event_time)
     return Session(
         *content,
-        digest=digest_of(content),
-        game_info_time=None if game_info_text is None else event_time,
-        game_info_digest=None if game_info_text is None else digest_of(game_info_text),
-        metadata_time=None if metadata_text is None else event_time,
-        metadata_digest=None if metadata_text is None else digest_of(metadata_text),
-        created_at=stamp,
-        updated_at=stamp,
+        digest_of(content),
+        *_dated(game_info_text, event_time),
+        *_dated(metadata_text, event_time),
+        stamp,
+        stamp,
     )
+
+
+def _dated(text: str | None, event_time: datetime) -> tuple[datetime | None, bytes | None]:
+    """What a JSON value competes with: its event time and its digest, neither without a value."""
+    return (None, None) if text is None else (event_time, digest_of(text))
 
 
 def round_confidence(value: float) -> float:
@@ -155,7 +158,10 @@ def _check_texts(limits: Limits, **texts: str | None) -> None:
         total += len(text)
         if len(text) * _BYTES_PER_CHARACTER > limits.max_text_bytes and len(text.encode()) > limits.max_text_bytes:
             raise _Rejected(field, f"is longer than {limits.max_text_bytes} bytes of UTF-8")
-    if total * _BYTES_PER_CHARACTER > MAX_RECORD_BYTES and sum(len(t.encode()) for t in texts.values() if t) > MAX_RECORD_BYTES:
+    if (
+        total * _BYTES_PER_CHARACTER > MAX_RECORD_BYTES
+        and sum(len(t.encode()) for t in texts.values() if t) > MAX_RECORD_BYTES
+    ):
         raise _Rejected("", f"the record is longer than {MAX_RECORD_BYTES} bytes")
 
 

@@ -20,7 +20,9 @@ TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID, pattern=ID_PA
 BatchId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID, pattern=ID_PATTERN)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
-TimeText = Annotated[str, Meta(description="RFC 3339; UTC without an offset", extra_json_schema={"format": "date-time"})]
+TimeText = Annotated[
+    str, Meta(description="RFC 3339; UTC without an offset", extra_json_schema={"format": "date-time"})
+]
 
 
 class TaskRequest(Struct, frozen=True, forbid_unknown_fields=True, gc=False):

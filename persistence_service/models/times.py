@@ -18,7 +18,12 @@ def parse_time(text: str) -> datetime:
         ValueError: not such a text, or outside of the years 1000 to 9999 in UTC. The message says what is allowed.
     """
     # fromisoformat also reads other ISO 8601 forms (week dates, basic format); these four places rule them out.
-    if len(text) < _SHORTEST or text[4] + text[7] + text[13] + text[16] != "--::" or "," in text or text[10] not in "Tt ":
+    if (
+        len(text) < _SHORTEST
+        or text[4] + text[7] + text[13] + text[16] != "--::"
+        or "," in text
+        or text[10] not in "Tt "
+    ):
         raise ValueError(_ALLOWED)
     try:
         moment = datetime.fromisoformat(text.upper())

@@ -1,0 +1,3 @@
+"""The routes, by what they are for."""
+
+BASE_PATH = "/api/v1/translation"

@@ -1,0 +1,56 @@
+"""The application factory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
+
+from persistence_service import __version__
+from persistence_service.api.dependencies import AppState
+from persistence_service.api.errors import add_error_handlers
+from persistence_service.api.middleware import BrowserGuard, RequestContext
+from persistence_service.api.routers import ingest, query, recovery, system
+from persistence_service.bootstrap import Services
+from persistence_service.observability.metrics import Metrics
+
+_COMPRESSED_FROM_BYTES = 1024
+
+OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+def create_app(open_services: OpenServices) -> FastAPI:
+    """The application. `open_services` is entered when it starts and left when it stops; nothing is opened before."""
+    running: list[Services] = []
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[AppState]:
+        async with open_services() as services:
+            running.append(services)
+            try:
+                yield {"services": services}
+            finally:
+                running.clear()
+
+    def metrics() -> Metrics | None:
+        return running[0].metrics if running else None
+
+    def allowed_hosts() -> frozenset[str]:
+        return running[0].allowed_hosts if running else frozenset()
+
+    app = FastAPI(
+        title="Persistence Service",
+        version=__version__,
+        summary="Keeps the results of translation workers safe until they are in the database.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    add_error_handlers(app)
+    for router in (ingest.router, query.router, recovery.router, system.router):
+        app.include_router(router)
+    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=4)
+    app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app

@@ -1,0 +1,40 @@
+"""Health and metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from persistence_service.api.dependencies import ServicesDep
+from persistence_service.api.responses import json_response
+from persistence_service.models.answers import Liveness
+
+router = APIRouter(tags=["system"])
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/health")
+async def health(services: ServicesDep) -> Response:
+    """How the service is, the database included: 503 only when batches are refused."""
+    report = await services.health.report()
+    return json_response(report, status=503 if report.status == "unhealthy" else 200)
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    """The process answers; never asks the database."""
+    return json_response(Liveness("alive"))
+
+
+@router.get("/health/ready")
+async def ready(services: ServicesDep) -> Response:
+    """Whether a batch sent now can be accepted and kept."""
+    is_ready = services.health.is_ready()
+    return json_response(Liveness("ready" if is_ready else "not ready"), status=200 if is_ready else 503)
+
+
+@router.get("/metrics")
+@router.get("/api/v1/system/metrics")
+async def metrics(services: ServicesDep) -> Response:
+    """Prometheus metrics."""
+    return Response(services.metrics.render(), media_type=_PROMETHEUS)

@@ -1,0 +1,217 @@
+"""The one place that names concrete classes, wires them, and owns their lifetimes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from persistence_service.buffer.buffer import RecordBuffer, Tickets
+from persistence_service.buffer.flusher import Flusher, FlushPolicy
+from persistence_service.buffer.manager import BufferManager, BufferPolicy
+from persistence_service.buffer.timing import EventClock, SystemTiming, Timing
+from persistence_service.errors import (
+    ConfigurationError,
+    ConfigurationProblem,
+    SchemaTooNew,
+    StorageError,
+    StorageUnavailable,
+    UnknownBackend,
+    UnknownCollection,
+)
+from persistence_service.journal.journal import Journal
+from persistence_service.models.limits import Limits
+from persistence_service.observability.metrics import Metrics
+from persistence_service.services.health import HealthService
+from persistence_service.services.query import QueryService
+from persistence_service.services.recovery import RecoveryService
+from persistence_service.settings import Settings
+from persistence_service.storage.backend import StorageBackend
+from persistence_service.storage.collections import SESSIONS, TASKS
+from persistence_service.storage.memory import MemoryBackend
+from persistence_service.storage.opening import BackendOpener
+from persistence_service.storage.registry import StorageRegistry, plugins
+from persistence_service.storage.sqlite.backend import SqliteBackend
+
+_log = structlog.get_logger(__name__)
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that the API and the commands use, open and running."""
+
+    settings: Settings
+    limits: Limits
+    buffer: BufferManager
+    query: QueryService
+    recovery: RecoveryService
+    health: HealthService
+    metrics: Metrics
+    allowed_hosts: frozenset[str]
+
+
+def build_registry(settings: Settings) -> StorageRegistry:
+    """The registry with the shipped backends and those of other packages, routed as configured; nothing is opened.
+
+    Raises:
+        ConfigurationError: a name that is not known, or sessions and tasks in different backends.
+    """
+    registry = StorageRegistry()
+    registry.register("memory", MemoryBackend)
+    registry.register("sqlite", partial(_sqlite, settings))
+    for name, factory in plugins().items():
+        registry.register(name, factory)
+    try:
+        registry.route_all(settings.storage.backend, settings.storage.routes)
+    except UnknownBackend as exc:
+        raise _wrong("storage.backend", exc.name, str(exc)) from exc
+    except UnknownCollection as exc:
+        raise _wrong("storage.routes", exc.name, str(exc)) from exc
+    if registry.backend_for(SESSIONS) is not registry.backend_for(TASKS):
+        raise _wrong("storage.routes", str(dict(settings.storage.routes)), "sessions and tasks must share one backend")
+    return registry
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds on requests that are configured."""
+    return Limits(
+        max_batch_items=settings.limits.max_batch_items,
+        max_body_bytes=settings.limits.max_body_bytes,
+        max_text_bytes=settings.limits.max_text_bytes,
+        max_clock_skew_us=round(settings.limits.max_clock_skew * _MICROSECONDS),
+    )
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings,
+    *,
+    timing: Timing | None = None,
+    registry: StorageRegistry | None = None,
+) -> AsyncIterator[Services]:
+    """Open everything, run it, and close it in reverse: end the intake, flush for a bounded time, leave the rest journaled.
+
+    A backend that is away does not stop the start: batches are journaled, and it is tried again until it answers.
+
+    Raises:
+        ConfigurationError, JournalError, SchemaTooNew: a start that would not be safe.
+    """
+    timing = timing or SystemTiming()
+    registry = registry or build_registry(settings)
+    backend = registry.backend_for(SESSIONS)
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(backend.close)
+        opener = BackendOpener(backend, migrate=settings.storage.migrate_on_start)
+        await _try_to_open(opener)
+        journal = await Journal.open(
+            settings.journal.directory,
+            max_bytes=settings.journal.max_bytes,
+            min_free=settings.journal.min_free,
+            segment_bytes=settings.journal.segment_bytes,
+            clock=timing.wall_us,
+        )
+        stack.push_async_callback(journal.close)
+        tickets = Tickets()
+        sessions = RecordBuffer(SESSIONS, journal.release)
+        tasks = RecordBuffer(TASKS, journal.release)
+        flusher = Flusher(
+            sessions=sessions,
+            tasks=tasks,
+            backend=backend,
+            policy=FlushPolicy(
+                max_buffer_size=settings.buffer.max_buffer_size,
+                flush_interval_s=settings.buffer.flush_interval,
+                max_memory_records=settings.buffer.max_memory_records,
+                max_memory_bytes=settings.buffer.max_memory_bytes,
+            ),
+            timing=timing,
+            metrics=metrics,
+            last_ticket=lambda: tickets.last,
+            prepare=opener.ensure_open,
+        )
+        buffer = BufferManager(
+            journal=journal,
+            sessions=sessions,
+            tasks=tasks,
+            flusher=flusher,
+            clock=EventClock(timing, journal.high_water_us),
+            timing=timing,
+            limits=limits_of(settings),
+            policy=BufferPolicy(
+                max_memory_records=settings.buffer.max_memory_records,
+                max_memory_bytes=settings.buffer.max_memory_bytes,
+                ack=settings.buffer.ack,
+                min_ack=settings.buffer.min_ack,
+                ack_timeout_s=settings.buffer.ack_timeout,
+            ),
+            tickets=tickets,
+        )
+        _watch(metrics, buffer, journal)
+        await stack.enter_async_context(_running(buffer, flusher, drain_s=settings.service.shutdown_timeout))
+        yield Services(
+            settings=settings,
+            limits=limits_of(settings),
+            buffer=buffer,
+            query=QueryService(registry=registry, buffer=buffer),
+            recovery=RecoveryService(registry=registry, buffer=buffer, timing=timing),
+            health=HealthService(buffer=buffer, journal=journal, backend=backend),
+            metrics=metrics,
+            allowed_hosts=frozenset(settings.security.allowed_hosts),
+        )
+
+
+@asynccontextmanager
+async def _running(buffer: BufferManager, flusher: Flusher, *, drain_s: float) -> AsyncIterator[None]:
+    """Replay and flush in the background; at the end drain for at most `drain_s` seconds."""
+    replay = asyncio.create_task(buffer.replay(), name="replay")
+    flush = asyncio.create_task(flusher.run(), name="flush")
+    try:
+        yield
+    finally:
+        buffer.begin_shutdown()
+        await flusher.stop(drain_s=drain_s)
+        for task in (replay, flush):
+            task.cancel()
+        for outcome in await asyncio.gather(replay, flush, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                _log.error("background_task.failed", exc_info=outcome)
+
+
+async def _try_to_open(opener: BackendOpener) -> None:
+    try:
+        await opener.ensure_open()
+    except SchemaTooNew:
+        raise
+    except (StorageUnavailable, StorageError) as exc:
+        _log.error("storage.not_open", error=exc.code, detail=str(exc), now="batches are journaled until it is")
+
+
+def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:
+    metrics.watch_buffer("sessions", lambda: buffer.stats().sessions_count)
+    metrics.watch_buffer("tasks", lambda: buffer.stats().tasks_count)
+    metrics.watch("buffer_bytes", "Bytes of buffered records", lambda: buffer.stats().size_bytes)
+    metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", lambda: buffer.stats().oldest_age_s)
+    metrics.watch("records_merged", "Records merged away in the buffer", lambda: buffer.stats().merged)
+    metrics.watch("journal_bytes", "Bytes of the journal's segments", lambda: journal.stats().bytes)
+    metrics.watch("journal_segments", "Segments of the journal", lambda: journal.stats().segments)
+    metrics.watch("journal_unstored_items", "Journaled records not yet stored", lambda: journal.stats().unstored_items)
+    metrics.watch("journal_losses", "Ranges of the journal that could not be read", lambda: len(journal.stats().losses))
+
+
+def _sqlite(settings: Settings) -> StorageBackend:
+    return SqliteBackend(
+        settings.sqlite.path,
+        readers=settings.sqlite.readers,
+        busy_timeout_s=settings.sqlite.busy_timeout,
+        query_timeout_s=settings.limits.query_timeout,
+    )
+
+
+def _wrong(key: str, value: str, allowed: str) -> ConfigurationError:
+    return ConfigurationError([ConfigurationProblem("configuration", key, value, allowed)])

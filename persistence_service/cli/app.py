@@ -1,0 +1,54 @@
+"""`persistence-service`: every command, and how errors leave the process.
+
+Exit codes: 0 done · 1 found something wrong · 2 wrong usage or configuration · 3 the journal or the database can't be used.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from persistence_service import __version__
+from persistence_service.cli import journal, serve
+from persistence_service.errors import ConfigurationError, PersistenceError
+
+EXIT_CONFIGURATION = 2
+EXIT_UNUSABLE = 3
+
+app = typer.Typer(
+    name="persistence-service",
+    help="Keeps the results of translation workers safe until they are in the database.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve.serve)
+app.add_typer(journal.app, name="journal")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *, version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version.")
+) -> None:
+    """Options before a command."""
+
+
+def main() -> None:
+    """Run the command line; the errors we raise on purpose end it with a message and a documented exit code."""
+    try:
+        app()
+    except ConfigurationError as exc:
+        _end(exc, EXIT_CONFIGURATION)
+    except PersistenceError as exc:
+        _end(exc, EXIT_UNUSABLE)
+
+
+def _end(error: PersistenceError, code: int) -> None:
+    typer.echo(f"persistence-service: {error}", err=True)
+    sys.exit(code)

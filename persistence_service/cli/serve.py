@@ -1,0 +1,109 @@
+"""`persistence-service serve`: run the service until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import structlog
+import typer
+import uvicorn
+
+from persistence_service.api.app import create_app
+from persistence_service.bootstrap import Services, open_services
+from persistence_service.observability.logging import configure_logging
+from persistence_service.settings import LoadedSettings, Settings, load_settings
+
+_log = structlog.get_logger(__name__)
+_KEEP_ALIVE_S = 75
+_BACKLOG = 2048
+_EXIT_UNUSABLE = 3
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Configuration file (YAML).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on: service.host.")] = None,
+    port: Annotated[str | None, typer.Option(help="Port to listen on: service.port.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, as often as needed.")
+    ] = None,
+) -> None:
+    """Run the service until SIGTERM or SIGINT; then flush for at most service.shutdown_timeout, and stop."""
+    flags: dict[str, object] = {"service.host": host, "service.port": port}
+    flags |= {key: value for key, _, value in (text.partition("=") for text in option or [])}
+    loaded = load_settings(flags=flags, config_path=config)
+    with configure_logging(loaded.settings.logging):
+        announce(loaded)
+        http = _http_server(loaded.settings)
+        with asyncio.Runner(loop_factory=http.get_loop_factory()) as runner:
+            if not runner.run(_serve(loaded.settings, http)):
+                raise typer.Exit(_EXIT_UNUSABLE)
+
+
+@asynccontextmanager
+async def open_configured_services() -> AsyncIterator[Services]:
+    """The services as the environment and the configuration file say, for a server that is not ours (`uvicorn main:app`)."""
+    loaded = load_settings()
+    with configure_logging(loaded.settings.logging):
+        announce(loaded)
+        async with open_services(loaded.settings) as services:
+            yield services
+
+
+def announce(loaded: LoadedSettings) -> None:
+    """The first line of the log, and a warning for settings that nothing uses."""
+    settings = loaded.settings
+    _log.info(
+        "service.starting",
+        backend=settings.storage.backend,
+        journal=str(settings.journal.directory),
+        address=f"http://{settings.service.host}:{settings.service.port}",
+    )
+    if loaded.unused:
+        _log.warning("configuration.unused", keys=list(loaded.unused), because="no collection is kept in mysql")
+
+
+async def _serve(settings: Settings, http: uvicorn.Config) -> bool:
+    """Open the services, serve until a signal, close them; whether serving began at all."""
+    async with open_services(settings) as services:
+        http.app = create_app(lambda: nullcontext(services))
+        server = uvicorn.Server(http)
+        with _second_signal_kills():
+            await server.serve()
+        return server.started
+
+
+def _http_server(settings: Settings) -> uvicorn.Config:
+    """The HTTP server: bounded waits, our own logging, no word of what runs it. `app` is set when the services are open."""
+    return uvicorn.Config(
+        "",
+        host=settings.service.host,
+        port=settings.service.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=round(settings.service.shutdown_timeout),
+        lifespan="on",
+    )
+
+
+@contextmanager
+def _second_signal_kills() -> Iterator[None]:
+    """The server raises the signal that ended it once more when it is done: that must not cut the last flush short.
+
+    The one after that ends the process at once, which loses nothing: what is not stored is in the journal.
+    """
+
+    def survive_once(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, survive_once)
+    yield

@@ -1,0 +1,69 @@
+"""Prometheus metrics: one instance with a registry of its own, handed to those who count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Metrics:
+    """All metrics of one process. Gauges are read when they are scraped, through functions given to `watch`."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self._requests = Counter(
+            "api_requests_total", "Requests answered", ["endpoint", "method", "status"], registry=registry
+        )
+        self._duration = Histogram(
+            "api_duration_seconds", "Time to answer", ["endpoint"], buckets=_FAST, registry=registry
+        )
+        self._buffer_size = Gauge("buffer_size", "Records not yet in the backend", ["type"], registry=registry)
+        self._flushes = Counter(
+            "persistence_flushes_total", "Flushes by what started them", ["reason"], registry=registry
+        )
+        self._flush_seconds = Histogram("persistence_flush_seconds", "Time of a flush", registry=registry)
+        self._rows = Counter(
+            "persistence_rows_written_total", "Rows merged into the backend", ["collection"], registry=registry
+        )
+        self._failures = Counter(
+            "persistence_flush_failures_total", "Failed flush attempts", ["error"], registry=registry
+        )
+        self._refused = Counter(
+            "persistence_records_refused_total", "Records set aside", ["collection", "reason"], registry=registry
+        )
+
+    def answered(self, endpoint: str, method: str, status: int, seconds: float) -> None:
+        """Count one answer; `endpoint` is the route's template, never the path as sent."""
+        self._requests.labels(endpoint, method, str(status)).inc()
+        self._duration.labels(endpoint).observe(seconds)
+
+    def flushed(self, reason: str, seconds: float, rows: Mapping[str, int]) -> None:
+        """Count one flush and the rows it wrote, by collection."""
+        self._flushes.labels(reason).inc()
+        self._flush_seconds.observe(seconds)
+        for collection, count in rows.items():
+            self._rows.labels(collection).inc(count)
+
+    def flush_failed(self, error: str) -> None:
+        """Count a failed attempt by the stable code of its error."""
+        self._failures.labels(error).inc()
+
+    def refused(self, collection: str, reason: str) -> None:
+        """Count a record that was set aside."""
+        self._refused.labels(collection, reason).inc()
+
+    def watch_buffer(self, kind: str, size: Callable[[], float]) -> None:
+        """Show `size()` as `buffer_size{type=kind}`."""
+        self._buffer_size.labels(kind).set_function(size)
+
+    def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
+        """Show `value()` as the gauge `persistence_<name>`."""
+        Gauge(f"persistence_{name}", description, registry=self._registry).set_function(value)
+
+    def render(self) -> bytes:
+        """Everything in Prometheus' text format, version 0.0.4."""
+        return generate_latest(self._registry)

@@ -1,0 +1,76 @@
+"""Health: whether batches are kept, whether the database is there, and what waits for a person."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from persistence_service import __version__
+from persistence_service.buffer.manager import BufferManager
+from persistence_service.journal.journal import Journal
+from persistence_service.models.answers import AsideView, BufferView, Health, JournalView
+from persistence_service.storage.backend import StorageBackend
+
+_SHOWN_ASIDE = 20
+
+
+class HealthService:
+    """Answers the health endpoints."""
+
+    def __init__(self, *, buffer: BufferManager, journal: Journal, backend: StorageBackend) -> None:
+        self._buffer = buffer
+        self._journal = journal
+        self._backend = backend
+
+    def is_ready(self) -> bool:
+        """Whether a batch sent now can be accepted and kept. Asks nobody."""
+        return self._buffer.accepting and self._journal.stats().failing is None
+
+    async def report(self) -> Health:
+        """Everything about the service's health; asks the database, in bounded time."""
+        database = await self._backend.health_check()
+        failure = self._buffer.storage_failure
+        is_stored = database.healthy and failure is None
+        losses = self._journal.stats().losses
+        status = "unhealthy"
+        if self.is_ready():
+            status = "healthy" if is_stored and not losses else "degraded"
+        return Health(
+            status=status,
+            database="healthy" if is_stored else "unhealthy",
+            detail=database.detail or (str(failure) if failure else ""),
+            buffer=self.buffer_view(),
+            journal=self.journal_view(),
+            aside=[
+                AsideView(collection, key, aside.reason.value, aside.detail)
+                for collection, key, aside in islice(self._buffer.aside(), _SHOWN_ASIDE)
+            ],
+            version=__version__,
+        )
+
+    def buffer_view(self) -> BufferView:
+        """The buffer's figures as they are answered."""
+        stats = self._buffer.stats()
+        return BufferView(
+            sessions_count=stats.sessions_count,
+            tasks_count=stats.tasks_count,
+            total_count=stats.total_count,
+            capacity=stats.capacity,
+            usage_percent=stats.usage_percent,
+            size_bytes=stats.size_bytes,
+            last_flush_time=stats.last_flush_time,
+            waiting_for_session=stats.waiting_for_session,
+            set_aside=stats.refused,
+            oldest_unstored_age_s=round(stats.oldest_age_s, 3),
+            replaying=stats.replaying,
+        )
+
+    def journal_view(self) -> JournalView:
+        """The journal's figures as they are answered."""
+        stats = self._journal.stats()
+        return JournalView(
+            bytes=stats.bytes,
+            segments=stats.segments,
+            unstored_items=stats.unstored_items,
+            losses=[str(loss) for loss in stats.losses],
+            failing=stats.failing,
+        )

@@ -1,0 +1,145 @@
+"""Recovery: which sessions are unfinished, and what is left to do of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.timing import Timing
+from persistence_service.errors import SessionNotFound
+from persistence_service.models.session import Session
+from persistence_service.models.status import UNFINISHED, Status
+from persistence_service.models.task import Task
+from persistence_service.models.times import from_micros
+from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
+from persistence_service.services.query import POSITION, page_of
+from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
+from persistence_service.storage.query import (
+    COUNT,
+    Aggregate,
+    AnyOf,
+    Between,
+    Condition,
+    Equals,
+    HasChild,
+    Measurement,
+    OneOf,
+    Query,
+    Sort,
+)
+from persistence_service.storage.registry import StorageRegistry
+
+_UNFINISHED = OneOf("status", UNFINISHED)
+_INCOMPLETE = AnyOf((_UNFINISHED, HasChild(TASKS, (_UNFINISHED,))))
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """An unfinished session: its unfinished tasks by status, and the newest change of it or of its tasks."""
+
+    session: Session
+    unfinished: dict[Status, int]
+    last_activity: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IncompletePage:
+    """Unfinished sessions, latest activity first; `count` is of all, not of this page."""
+
+    count: int
+    sessions: list[Incomplete]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A session and a page of what is left to do of it, in position order; `tasks_count` is of all of that."""
+
+    session: Session
+    tasks: list[Task]
+    tasks_count: int
+    restored_at: datetime
+    next_cursor: str | None
+
+
+class RecoveryService:
+    """Answers the recovery endpoints. Everything accepted is flushed first, so what it says is the truth."""
+
+    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager, timing: Timing) -> None:
+        self._registry = registry
+        self._buffer = buffer
+        self._timing = timing
+
+    async def incomplete_sessions(self, *, limit: int, cursor: str | None, idle_s: float | None) -> IncompletePage:
+        """Sessions unfinished by their status or with unfinished tasks; with `idle_s` only those without activity so long.
+
+        Raises:
+            ValidationFailed: the cursor belongs to another list.
+            StorageUnavailable: the backend is away, so the truth can't be known.
+        """
+        await self._buffer.flush()
+        where: list[Condition] = [_INCOMPLETE]
+        fingerprint = fingerprint_of("incomplete", idle_s)  # the limit itself moves with the clock
+        if idle_s is not None:
+            where.append(Between(LAST_ACTIVITY, high=self._now() - timedelta(seconds=idle_s)))
+        order = Query(order=(Sort(LAST_ACTIVITY, descending=True),)).total_order(SESSIONS.key)
+        after = decode_cursor(cursor, fingerprint, order, SESSIONS.record) if cursor else None
+        backend = self._registry.backend_for(SESSIONS)
+        rows = await backend.query(SESSIONS, Query(where=where, order=order, after=after, limit=limit + 1))
+        found = await self._described(rows[:limit])
+        last = found[-1] if len(rows) > limit else None
+        return IncompletePage(
+            count=await backend.count(SESSIONS, where),
+            sessions=found,
+            next_cursor=encode_cursor(fingerprint, [last.last_activity, last.session.session_id]) if last else None,
+        )
+
+    async def restore(self, session_id: str, *, include_failed: bool, limit: int, cursor: str | None) -> Restored:
+        """The session and its unfinished tasks, with `include_failed` the failed ones too.
+
+        Raises:
+            SessionNotFound: no such session.
+            ValidationFailed: the cursor belongs to another list.
+            StorageUnavailable: the backend is away, so the truth can't be known.
+        """
+        await self._buffer.flush()
+        backend = self._registry.backend_for(SESSIONS)
+        sessions = await backend.read(SESSIONS, [session_id])
+        if not sessions:
+            raise SessionNotFound(session_id)
+        statuses = (*UNFINISHED, Status.FAILED) if include_failed else UNFINISHED
+        where = (Equals("session_id", session_id), OneOf("status", statuses))
+        query = Query(where=where, order=tuple(Sort(field) for field in POSITION))
+        tasks, next_cursor = await page_of(self._registry, TASKS, query, cursor=cursor, limit=limit)
+        return Restored(
+            session=sessions[0],
+            tasks=tasks,
+            tasks_count=await self._registry.backend_for(TASKS).count(TASKS, where),
+            restored_at=self._now(),
+            next_cursor=next_cursor,
+        )
+
+    async def _described(self, sessions: Sequence[Session]) -> list[Incomplete]:
+        of_these = OneOf("session_id", [session.session_id for session in sessions])
+        backend = self._registry.backend_for(TASKS)
+        unfinished = await backend.aggregate(
+            TASKS, group_by=("session_id", "status"), measure=(COUNT,), where=(of_these, _UNFINISHED)
+        )
+        newest = await backend.aggregate(
+            TASKS, group_by=("session_id",), measure=(Measurement(Aggregate.NEWEST, "updated_at"),), where=(of_these,)
+        )
+        counts = {group.keys: group.figures[0] for group in unfinished}
+        activity = {group.keys[0]: group.figures[0] for group in newest}
+        return [
+            Incomplete(
+                session=session,
+                unfinished={status: counts.get((session.session_id, status), 0) for status in UNFINISHED},
+                last_activity=max(session.updated_at, activity.get(session.session_id, session.updated_at)),
+            )
+            for session in sessions
+        ]
+
+    def _now(self) -> datetime:
+        return from_micros(self._timing.wall_us())
