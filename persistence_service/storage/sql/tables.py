@@ -1,0 +1,90 @@
+"""The tables of the collections: a column for each field of the record, and the indexes that the API's queries need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import msgspec
+from sqlalchemy import Column, ForeignKey, Index, MetaData, Table
+
+from persistence_service.errors import UnknownCollection
+from persistence_service.storage.collections import Collection
+from persistence_service.storage.sql.types import column_type
+
+INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "translation_tasks": {
+        # A session's tasks in position order, and those of one sheet.
+        "ix_tasks_position": ("session_id", "sheet_name", "row_index", "column_name", "task_id"),
+        # Progress, unfinished tasks, last activity.
+        "ix_tasks_status": ("session_id", "status", "updated_at"),
+        "ix_tasks_batch": ("batch_id", "created_at", "task_id"),
+        "ix_tasks_created": ("created_at", "task_id"),
+        "ix_tasks_updated": ("updated_at", "task_id"),
+    },
+    "translation_sessions": {
+        # The default order of the list. Its other orders sort the table, which is small.
+        "ix_sessions_created": ("created_at", "session_id"),
+    },
+}
+"""Collection → index → columns. Every index costs each write, and none is a prefix of another."""
+
+
+class Schema:
+    """The tables of some collections, by collection."""
+
+    def __init__(self, collections: Sequence[Collection[Any]]) -> None:
+        self.metadata = MetaData()
+        self.collections = {collection.name: collection for collection in collections}
+        for collection in collections:
+            _add_table(self.metadata, collection)
+
+    def table(self, collection: Collection[Any]) -> Table:
+        """The table of `collection`.
+
+        Raises:
+            UnknownCollection: it has none here; the error lists those that have.
+        """
+        try:
+            return self.metadata.tables[collection.name]
+        except KeyError:
+            raise UnknownCollection(collection.name, list(self.collections)) from None
+
+    def children(self, collection: Collection[Any]) -> list[Collection[Any]]:
+        """The collections whose parent is `collection`."""
+        return [
+            other
+            for other in self.collections.values()
+            if other.parent is not None and other.parent.collection.name == collection.name
+        ]
+
+
+def _add_table(metadata: MetaData, collection: Collection[Any]) -> None:
+    columns = [_column(collection, field) for field in msgspec.structs.fields(collection.record)]
+    table = Table(collection.name, metadata, *columns, sqlite_strict=True)
+    for name, fields in INDEXES.get(collection.name, {}).items():
+        Index(name, *(table.c[field] for field in fields))
+
+
+def _column(collection: Collection[Any], field: msgspec.structs.FieldInfo) -> Column[Any]:
+    parent = collection.parent
+    references = []
+    if parent is not None and parent.field == field.name:
+        references.append(ForeignKey(f"{parent.collection.name}.{parent.collection.key}", ondelete="CASCADE"))
+    python_type, nullable = _plain_type(field.type)
+    return Column(
+        field.name,
+        column_type(python_type),
+        *references,
+        primary_key=field.name == collection.key,
+        nullable=nullable,
+    )
+
+
+def _plain_type(annotation: Any) -> tuple[type, bool]:  # noqa: ANN401  # any annotation
+    """The type of a field's values, and whether they may be None."""
+    if get_origin(annotation) in (Union, UnionType):
+        (plain,) = (each for each in get_args(annotation) if each is not type(None))
+        return plain, True
+    return annotation, False

@@ -1,0 +1,190 @@
+"""Queries as SQLAlchemy expressions. What differs between databases is in the methods that a subclass may override."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Select,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+)
+
+from persistence_service.models.status import Status
+from persistence_service.storage.collections import Collection, NewestOf
+from persistence_service.storage.query import (
+    Aggregate,
+    AnyOf,
+    Between,
+    Condition,
+    Contains,
+    Equals,
+    HasChild,
+    Measurement,
+    OneOf,
+    Query,
+    Sort,
+    Value,
+)
+from persistence_service.storage.sql.tables import Schema
+
+
+class Translator:
+    """Translates conditions, queries and aggregates over the tables of `schema`."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+
+    def page(self, collection: Collection[Any], query: Query) -> Select[Any]:
+        """The whole records of one page, in order."""
+        order = query.total_order(collection.key)
+        columns = [self._column(collection, term.field) for term in order]
+        statement = select(self._schema.table(collection)).where(*self._all(collection, query.where))
+        if query.after is not None:
+            statement = statement.where(_behind(columns, order, query.after))
+        statement = statement.order_by(
+            *(column.desc() if term.descending else column for column, term in zip(columns, order, strict=True))
+        )
+        return statement.limit(query.limit).offset(query.offset or None)
+
+    def by_keys(self, collection: Collection[Any], keys: Sequence[str], fields: Sequence[str] = ()) -> Select[Any]:
+        """The records of those `keys` that exist, or only the `fields` of them."""
+        table = self._schema.table(collection)
+        statement: Select[Any] = select(*(table.c[field] for field in fields)) if fields else select(table)
+        return statement.where(self._one_of(table.c[collection.key], keys))
+
+    def keys(self, collection: Collection[Any], where: Sequence[Condition]) -> Select[Any]:
+        """The keys of the matching records."""
+        return select(self._schema.table(collection).c[collection.key]).where(*self._all(collection, where))
+
+    def count(self, collection: Collection[Any], where: Sequence[Condition], at_most: int | None) -> Select[Any]:
+        """How many records match."""
+        table = self._schema.table(collection)
+        conditions = self._all(collection, where)
+        if at_most is None:
+            return select(func.count()).select_from(table).where(*conditions)
+        some = select(literal(1)).select_from(table).where(*conditions).limit(at_most).subquery()
+        return select(func.count()).select_from(some)
+
+    def aggregate(
+        self,
+        collection: Collection[Any],
+        group_by: Sequence[str],
+        measure: Sequence[Measurement],
+        where: Sequence[Condition],
+    ) -> Select[Any]:
+        """A row for each group: its keys, then its figures."""
+        keys = [self._column(collection, field) for field in group_by]
+        figures = [self._figure(collection, measurement) for measurement in measure]
+        statement = select(*keys, *figures).select_from(self._schema.table(collection))
+        # Without keys SQL makes one group even of nothing.
+        return statement.where(*self._all(collection, where)).group_by(*keys).having(func.count() > 0)
+
+    def delete(self, collection: Collection[Any], where: Sequence[Condition]) -> Delete:
+        """Deletes the matching records, without their children."""
+        return delete(self._schema.table(collection)).where(*self._all(collection, where))
+
+    def _all(self, collection: Collection[Any], where: Sequence[Condition]) -> list[ColumnElement[bool]]:
+        return [self._condition(collection, condition) for condition in where]
+
+    def _condition(self, collection: Collection[Any], condition: Condition) -> ColumnElement[bool]:
+        match condition:
+            case Equals(field, value):
+                return self._column(collection, field) == value
+            case OneOf(field, values):
+                return self._one_of(self._column(collection, field), values)
+            case Between(field, low, high):
+                column = self._column(collection, field)
+                bounds = [column >= low if low is not None else None, column <= high if high is not None else None]
+                return and_(column.is_not(None), *(bound for bound in bounds if bound is not None))
+            case Contains(field, text):
+                return self._contains(self._column(collection, field), text)
+            case AnyOf(conditions):
+                return or_(false(), *self._all(collection, conditions))
+            case HasChild(child, where):
+                return exists().where(self._is_child(child, collection), *self._all(child, where))
+            case _:
+                assert_never(condition)
+
+    def _column(self, collection: Collection[Any], field: str) -> ColumnElement[Any]:
+        derived = collection.derived.get(field)
+        return self._schema.table(collection).c[field] if derived is None else self._newest(collection, derived)
+
+    def _newest(self, collection: Collection[Any], newest: NewestOf) -> ColumnElement[Any]:
+        own = self._schema.table(collection).c[newest.field]
+        child = self._schema.collections[newest.child_collection]
+        column = self._schema.table(child).c[newest.child_field]
+        # The index of children leads with parent and status: by status each newest is one look into it, however many there are.
+        states = (
+            [self._schema.table(child).c.status == status for status in Status]
+            if "status" in child.record.__struct_fields__
+            else [true()]
+        )
+        newest_of_children = [
+            select(func.max(column))
+            .where(self._is_child(child, collection), state)
+            .correlate(own.table)
+            .scalar_subquery()
+            for state in states
+        ]
+        return self._greatest(own, *(func.coalesce(each, own, type_=own.type) for each in newest_of_children))
+
+    def _is_child(self, child: Collection[Any], parent: Collection[Any]) -> ColumnElement[bool]:
+        assert child.parent is not None, f"{child.name} has no parent"  # noqa: S101  # a mistake in a description of collections
+        return self._schema.table(child).c[child.parent.field] == self._schema.table(parent).c[parent.key]
+
+    def _figure(self, collection: Collection[Any], measurement: Measurement) -> ColumnElement[Any]:
+        if measurement.aggregate is Aggregate.COUNT:
+            return func.count()
+        column = self._column(collection, measurement.field)
+        match measurement.aggregate:
+            case Aggregate.NEWEST:
+                return func.max(column)
+            case Aggregate.OLDEST:
+                return func.min(column)
+            case Aggregate.MEAN:
+                return func.avg(column)
+            case Aggregate.SUM:
+                return func.sum(column)
+            case _:
+                assert_never(measurement.aggregate)
+
+    # ------------------------------------------------------------------------------------- what databases do differently
+
+    def _one_of(self, column: ColumnElement[Any], values: Sequence[Value]) -> ColumnElement[bool]:
+        some = [value for value in values if value is not None]
+        listed = column.in_(some)
+        return or_(listed, column.is_(None)) if len(some) < len(values) else listed
+
+    def _contains(self, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+        return func.instr(column, text) > 0
+
+    def _greatest(self, *columns: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.greatest(*columns, type_=columns[0].type)
+
+
+def _behind(
+    columns: Sequence[ColumnElement[Any]], order: Sequence[Sort], after: Sequence[Value]
+) -> ColumnElement[bool]:
+    """Whether a row comes behind the one whose values of the order are `after`."""
+    values = [literal(value, type_=column.type) for column, value in zip(columns, after, strict=True)]
+    directions = {term.descending for term in order}
+    if len(directions) == 1:
+        # One comparison of rows is one range of an index.
+        row, bound = tuple_(*columns), tuple_(*values)
+        return row < bound if directions == {True} else row > bound
+    behind: ColumnElement[bool] = false()
+    for column, value, term in reversed(list(zip(columns, values, order, strict=True))):
+        behind = or_(column < value if term.descending else column > value, and_(column == value, behind))
+    return behind

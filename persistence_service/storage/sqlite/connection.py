@@ -1,0 +1,136 @@
+"""One connection to the database's file, used by one thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Executable, Row, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from persistence_service.errors import StorageSetupError, StorageUnavailable
+from persistence_service.storage.sql.migrate import schema_problem, upgrade
+
+_STEPS_BETWEEN_LOOKS = (
+    100_000  # of SQLite's machine, a few ms: asking more often would cost, as it takes the interpreter's lock
+)
+_JOURNAL_BYTES = 64 * 1024 * 1024
+_MIGRATION_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Where the database is and how it is used."""
+
+    path: Path
+    busy_timeout_s: float
+    cache_kib: int
+    read_only: bool
+
+
+class SqliteConnection:
+    """A connection in autocommit mode, with the driver's (`driver`) for transactions and bulk writes.
+
+    A running statement ends with SQLITE_INTERRUPT soon after `should_stop` starts to answer True.
+    """
+
+    def __init__(self, settings: ConnectionSettings, should_stop: Callable[[], bool]) -> None:
+        self.driver = sqlite3.connect(
+            settings.path,
+            timeout=settings.busy_timeout_s,
+            isolation_level=None,  # transactions begin and end where we say
+        )
+        try:
+            _configure(self.driver, settings)
+            engine = create_engine(
+                "sqlite+pysqlite://", creator=lambda: self.driver, poolclass=NullPool, pool_reset_on_return=None
+            )
+            self._connection: Connection = engine.connect()
+        except BaseException:
+            self.driver.close()
+            raise
+        self.driver.set_progress_handler(should_stop, _STEPS_BETWEEN_LOOKS)
+        self._busy_timeout_s = settings.busy_timeout_s
+
+    def rows(self, statement: Executable) -> list[Row[Any]]:
+        """All rows that `statement` gives."""
+        return list(self._connection.execute(statement).all())
+
+    def changed(self, statement: Executable) -> int:
+        """How many rows `statement` changed."""
+        return self._connection.execute(statement).rowcount
+
+    def begin(self) -> None:
+        """Start a transaction as the only writer; waits for another process's up to the busy timeout."""
+        self.driver.execute("BEGIN IMMEDIATE")
+
+    def check_in_transaction(self) -> None:
+        """Some errors make SQLite roll back by itself; what follows must not be committed without what went before.
+
+        Raises:
+            StorageUnavailable: the transaction is gone.
+        """
+        if not self.driver.in_transaction:
+            raise StorageUnavailable("the transaction was rolled back by the database")
+
+    def commit(self) -> None:
+        """Make the transaction durable.
+
+        Raises:
+            StorageUnavailable: the transaction is gone.
+        """
+        self.check_in_transaction()
+        self.driver.execute("COMMIT")
+
+    def roll_back(self) -> None:
+        """Undo the transaction, if there is one."""
+        if self.driver.in_transaction:
+            self.driver.execute("ROLLBACK")
+
+    def schema_problem(self) -> str:
+        """What is wrong with the schema, and what to do; empty if it is as this package needs it.
+
+        Raises:
+            SchemaTooNew: its version is not among those of this package.
+        """
+        return schema_problem(self._connection)
+
+    def migrate(self) -> None:
+        """Bring the schema up to date, in one transaction; waits for another process that does the same."""
+        self._wait_for_others(max(self._busy_timeout_s, _MIGRATION_TIMEOUT_S))
+        try:
+            self.begin()
+            if not self._connection.in_transaction():
+                self._connection.begin()  # tells Alembic that the transaction is not its own
+            upgrade(self._connection)
+            self.commit()
+        finally:
+            self.roll_back()
+            self._wait_for_others(self._busy_timeout_s)
+
+    def close(self) -> None:
+        """Let go of the file; an open transaction is rolled back."""
+        with suppress(sqlite3.Error, DBAPIError):
+            self._connection.close()
+        self.driver.close()
+
+    def _wait_for_others(self, timeout_s: float) -> None:
+        self.driver.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
+
+
+def _configure(driver: sqlite3.Connection, settings: ConnectionSettings) -> None:
+    (mode,) = driver.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise StorageSetupError(
+            f"{settings.path} can't have a write-ahead log, journal mode is {mode}; use a local disk"
+        )
+    driver.execute("PRAGMA synchronous=FULL")
+    driver.execute("PRAGMA foreign_keys=ON")
+    driver.execute(f"PRAGMA cache_size=-{settings.cache_kib}")
+    driver.execute(f"PRAGMA journal_size_limit={_JOURNAL_BYTES}")
+    driver.execute(f"PRAGMA query_only={'ON' if settings.read_only else 'OFF'}")
