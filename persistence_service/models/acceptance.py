@@ -100,7 +100,7 @@ def _accept_task(request: TaskRequest, stamp: datetime, latest: datetime, limits
         _time("end_time", end),
         _event_time(event, stamp, latest),
     )
-    return Task(*content, digest_of(content), stamp, stamp)
+    return Task(*(*content, digest_of(content), stamp, stamp))
 
 
 def _accept_session(request: SessionRequest, stamp: datetime, latest: datetime, limits: Limits) -> Session:  # noqa: ARG001  # one signature for both kinds
@@ -109,14 +109,8 @@ def _accept_session(request: SessionRequest, stamp: datetime, latest: datetime, 
     metadata_text = _json_text("metadata", metadata)
     event_time = _event_time(event, stamp, latest)
     content: tuple[Any, ...] = (*plain, game_info_text, metadata_text, event_time)
-    return Session(
-        *content,
-        digest_of(content),
-        *_dated(game_info_text, event_time),
-        *_dated(metadata_text, event_time),
-        stamp,
-        stamp,
-    )
+    dated = (*_dated(game_info_text, event_time), *_dated(metadata_text, event_time))
+    return Session(*(*content, digest_of(content), *dated, stamp, stamp))
 
 
 def _dated(text: str | None, event_time: datetime) -> tuple[datetime | None, bytes | None]:

@@ -82,9 +82,12 @@ def environment_name(dotted: str) -> str:
     return ENVIRONMENT_PREFIX + dotted.replace(".", "__", 1).upper()
 
 
+_OWN_FLAGS = {"service.host": "--host", "service.port": "--port"}
+
+
 def flag_name(dotted: str) -> str:
-    """Return the command-line flag that sets a key: ``--port`` for ``service.port``, else ``--journal-directory``."""
-    return "--" + dotted.removeprefix("service.").replace(".", "-").replace("_", "-")
+    """Return the command-line flag that sets a key: ``--host`` and ``--port`` have their own, others take ``--set``."""
+    return _OWN_FLAGS.get(dotted, f"--set {dotted}")
 
 
 def nearest(dotted: str) -> str | None:

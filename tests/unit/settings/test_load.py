@@ -113,8 +113,8 @@ def test_all_problems_of_all_sources_come_at_once(place: Place) -> None:
     }
     problems = place.problems(environ, flags={"logging.level": "loud", "logging.colour": "red"})
     assert [(problem.source, problem.key, problem.value) for problem in problems] == [
-        ("command line --logging-colour", "logging.colour", "'red'"),
-        ("command line --logging-level", "logging.level", "'loud'"),
+        ("command line --set logging.colour", "logging.colour", "'red'"),
+        ("command line --set logging.level", "logging.level", "'loud'"),
         ("environment PERSISTENCE_BUFFER__FLUSH_INTERVALL", "PERSISTENCE_BUFFER__FLUSH_INTERVALL", "'5'"),
         ("environment PERSISTENCE_SERVICE__WORKERS", "service.workers", "'4'"),
         (".env line 2", "(line)", "(not shown)"),
@@ -211,7 +211,7 @@ def test_a_setting_without_a_value_in_a_dotenv_file_is_a_problem(place: Place) -
 
 def test_flags_are_named_for_their_keys() -> None:
     assert flag_name("service.port") == "--port"
-    assert flag_name("journal.max_bytes") == "--journal-max-bytes"
+    assert flag_name("journal.max_bytes") == "--set journal.max_bytes"
     assert len({flag_name(dotted) for dotted in KEYS}) == len(KEYS)
 
 

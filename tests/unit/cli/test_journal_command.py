@@ -1,0 +1,101 @@
+"""`persistence-service journal`: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from persistence_service.buffer.manager import KIND_TASKS
+from persistence_service.cli.app import app
+from persistence_service.journal.journal import Journal
+
+if TYPE_CHECKING:
+    from typer.testing import Result
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+async def journal_directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "journal"
+    journal = await Journal.open(
+        directory, max_bytes=2**30, min_free=0, segment_bytes=2**20, clock=lambda: 1_700_000_000_000_000
+    )
+    await journal.append(
+        KIND_TASKS, b"[1,2]", items=2, accepted_at_us=1_700_000_000_000_000, high_water_us=1_700_000_000_000_001
+    )
+    await journal.close()
+    return directory
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["journal", *arguments])
+
+
+def test_inspect_names_segments_batches_and_items(journal_directory: Path) -> None:
+    result = run("inspect", str(journal_directory))
+    assert result.exit_code == 0
+    assert "2 items in 1 batches" in result.output
+
+
+def test_inspect_as_json_is_one_document(journal_directory: Path) -> None:
+    document = json.loads(run("inspect", str(journal_directory), "--json").output)
+    assert (document["items"], document["records"], document["kinds"]) == (2, 1, {"tasks": 1})
+    assert [segment["items"] for segment in document["segments"]] == [2]
+
+
+def test_inspect_takes_the_configured_directory(journal_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSISTENCE_JOURNAL__DIRECTORY", str(journal_directory))
+    assert json.loads(run("inspect", "--json").output)["items"] == 2
+
+
+def test_verify_finds_nothing_in_an_intact_journal(journal_directory: Path) -> None:
+    result = run("verify", str(journal_directory))
+    assert result.exit_code == 0
+    assert "as it was written" in result.output
+
+
+def test_verify_ends_with_1_and_names_the_damage(journal_directory: Path) -> None:
+    (segment,) = journal_directory.glob("*.seg")
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"[1,2]") + 1] ^= 1
+    segment.write_bytes(content)
+    result = run("verify", str(journal_directory))
+    assert result.exit_code == 1
+    assert segment.name in result.output
+    assert json.loads(run("verify", str(journal_directory), "--json").output)[0]["file"] == segment.name
+    assert (
+        "torn tail" in run("inspect", str(journal_directory)).output
+        or "damaged" in run("inspect", str(journal_directory)).output
+    )
+
+
+def test_a_directory_that_cannot_be_read_ends_the_process_with_3_and_a_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "journal", "verify", str(tmp_path / "nowhere")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("persistence-service: the journal ")
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_configuration_ends_the_process_with_2_and_every_problem(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "serve", "--port", "x", "--set", "buffer.flush_intervall=3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "service.port" in done.stderr
+    assert "buffer.flush_interval?" in done.stderr
