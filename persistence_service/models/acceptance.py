@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from math import isfinite
 from typing import Any, TypeVar
@@ -23,7 +23,9 @@ Item = TypeVar("Item", bound=Struct)
 Record = TypeVar("Record", bound=Struct)
 
 _INT64 = range(-(2**63), 2**63)
-_CONFIDENCE_STEP = Decimal("0.0001")
+_STEP = Decimal("0.0001")
+_HALF_STEP = 0.00005
+_NEAR = 1e-9
 # A character is at most four bytes of UTF-8, so most texts need no counting.
 _BYTES_PER_CHARACTER = 4
 
@@ -72,9 +74,10 @@ def _accept_all(
     records: list[Record] = []
     problems: list[FieldProblem] = []
     latest = from_micros(acceptance.now_us + limits.max_clock_skew_us)
+    first = from_micros(acceptance.stamp_us)
     for index, request in enumerate(requests):
         try:
-            records.append(accept(request, from_micros(acceptance.stamp_us + index), latest, limits))
+            records.append(accept(request, first + timedelta(microseconds=index), latest, limits))
         except _Rejected as exc:
             problems.append(FieldProblem(index, exc.field, exc.reason))
             if len(problems) == MAX_PROBLEMS:
@@ -86,13 +89,7 @@ def _accept_all(
 
 def _accept_task(request: TaskRequest, stamp: datetime, latest: datetime, limits: Limits) -> Task:
     *plain, confidence, start, end, event = astuple(request)
-    _check_texts(
-        limits,
-        source_text=request.source_text,
-        target_text=request.target_text,
-        context=request.context,
-        error_message=request.error_message,
-    )
+    _check_texts(request, limits)
     content: tuple[Any, ...] = (
         *plain,
         None if confidence is None else round_confidence(confidence),
@@ -120,9 +117,9 @@ def _dated(text: str | None, event_time: datetime) -> tuple[datetime | None, byt
 
 def round_confidence(value: float) -> float:
     """`value` (0 to 1) to four decimals, half to even, as a person reads its digits: 0.12345 gives 0.1234."""
-    rounded = round(value, 4)
-    if rounded != value:
-        rounded = float(Decimal(repr(value)).quantize(_CONFIDENCE_STEP, ROUND_HALF_EVEN))
+    rounded = round(value, 4)  # by the exact binary value, which is right but near a tie
+    if abs(abs(value - rounded) - _HALF_STEP) < _NEAR:
+        rounded = float(Decimal(repr(value)).quantize(_STEP, ROUND_HALF_EVEN))
     return rounded + 0.0  # turns -0.0 into 0.0
 
 
@@ -144,18 +141,23 @@ def _event_time(text: str | None, stamp: datetime, latest: datetime) -> datetime
     return moment
 
 
-def _check_texts(limits: Limits, **texts: str | None) -> None:
+def _check_texts(request: TaskRequest, limits: Limits) -> None:
+    texts = {
+        "source_text": request.source_text,
+        "target_text": request.target_text or "",
+        "context": request.context or "",
+        "error_message": request.error_message or "",
+    }
+    characters = sum(map(len, texts.values()))
+    if characters * _BYTES_PER_CHARACTER <= min(limits.max_text_bytes, MAX_RECORD_BYTES):
+        return
     total = 0
     for field, text in texts.items():
-        if text is None:
-            continue
-        total += len(text)
-        if len(text) * _BYTES_PER_CHARACTER > limits.max_text_bytes and len(text.encode()) > limits.max_text_bytes:
+        size = len(text.encode())
+        total += size
+        if size > limits.max_text_bytes:
             raise _Rejected(field, f"is longer than {limits.max_text_bytes} bytes of UTF-8")
-    if (
-        total * _BYTES_PER_CHARACTER > MAX_RECORD_BYTES
-        and sum(len(t.encode()) for t in texts.values() if t) > MAX_RECORD_BYTES
-    ):
+    if total > MAX_RECORD_BYTES:
         raise _Rejected("", f"the record is longer than {MAX_RECORD_BYTES} bytes")
 
 
