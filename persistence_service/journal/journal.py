@@ -30,7 +30,7 @@ from persistence_service.journal.survey import Survey, take_stock
 from persistence_service.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -271,12 +271,12 @@ class Journal:
 
     # --------------------------------------------------------------------------------------------------- reading
 
-    async def replay(self) -> AsyncIterator[Replayed]:
+    async def replay(self) -> AsyncGenerator[Replayed, None]:
         """Every intact record that was there at `open`, in the order of sequences, each with its `items` held.
 
         Memory is bounded. Damage is copied to quarantine and counted, what is missing is added to `stats().losses`. After a
-        disk failure records may come twice. An iteration that was broken off may be started again; it begins with the
-        segment it was in.
+        disk failure records may come twice. An iteration that was broken off (close it: `contextlib.aclosing`) may be
+        started again; it begins with the segment it was in.
 
         Raises:
             RuntimeError: another replay is running.
@@ -294,7 +294,7 @@ class Journal:
         finally:
             self._replaying = False
 
-    async def _replay_segment(self, segment: Segment) -> AsyncIterator[Replayed]:
+    async def _replay_segment(self, segment: Segment) -> AsyncGenerator[Replayed, None]:
         survey, run = self._survey, self._loop.run_in_executor
         scan = SegmentScan(
             self._directory,
@@ -384,6 +384,6 @@ def _read(files: Files, position: Position) -> Record:
             if position.segment.home is not home:  # it was moved meanwhile
                 continue
             raise JournalError(f"record {position.sequence} is not in the journal any more") from error
-        if isinstance(record, Record) and record.sequence == position.sequence:
+        if isinstance(record, Record) and record.sequence == position.sequence and not record.is_control:
             return record
         raise JournalError(f"record {position.sequence} is damaged in segment {home.number} of the journal")

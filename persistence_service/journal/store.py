@@ -125,23 +125,31 @@ class SegmentStore:
 
     def leave_empty(self, active: ActiveSegment | None) -> ActiveSegment:
         """One empty segment with the high-water mark is all that is left. Nothing in the others is needed any more."""
-        rest = [segment for segment in self.live if active is None or segment is not active.segment]
-        is_enough = active is not None and active.segment.is_empty and active.mark_in_header_us == self.high_water_us
-        if active is None or not is_enough or rest:
-            if active is not None:
-                rest.append(active.segment)
-                self.files.close(active.fd)
-            self.live = []
+        others = [segment for segment in self.live if active is None or segment is not active.segment]
+        # A manifest that still names segments which were released must not outlive the notes of their release.
+        is_alone = not others and not self._released
+        if (
+            active is None
+            or not active.segment.is_empty
+            or active.mark_in_header_us != self.high_water_us
+            or not is_alone
+        ):
+            old, self.live = self.live, []
+            previous = active
             try:
                 active = self.create()
-            finally:
-                self.live = rest + self.live
-            for segment in rest:
-                self.files.unlink(segment.home.path)
-            self.live = [active.segment]
+            except OSError:
+                self.live = old
+                raise
+            if previous is not None:
+                self.files.close(previous.fd)
+            with contextlib.suppress(OSError):  # what stays is in no manifest; the next start replays and removes it
+                for segment in old:
+                    self.files.unlink(segment.home.path)
             self._to_remove.clear()
         self._forget_released()
-        self.files.sync_directory(self.directory.path)
+        with contextlib.suppress(OSError):
+            self.files.sync_directory(self.directory.path)
         return active
 
     def _begin(self, first_sequence: int, live: list[Segment]) -> NewSegment:

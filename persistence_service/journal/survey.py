@@ -246,14 +246,15 @@ def _compare(
 
 
 def _compare_head(survey: Survey, head: Head | None, listing: Listing, strange: list[_Found]) -> None:
-    """Segments that no manifest tells of: the newest one, and unreadable ones after the newest readable one."""
+    """Segments that no manifest tells of: the newest one, and unreadable ones after the newest readable one.
+
+    A head that is older than what is there tells nothing: it could not be written for a later one.
+    """
     told = {loss.segment for loss in survey.losses}
     newest = max((segment.number for segment in survey.segments), default=0)
     for item in strange:
         if item.header is None and item.named not in told and item.named > newest:
             first = head.first_sequence if head is not None and head.number == item.named else None
             survey.losses.append(Loss(item.named, first, None, "segment unreadable"))
-    if head is None or head.number in listing.segments or head.number in listing.released:
-        return
-    if all(segment.number != head.number for segment in survey.segments):
+    if head is not None and head.number > max([newest, *listing.segments, *listing.released]):
         survey.losses.append(Loss(head.number, head.first_sequence, None, "segment missing"))

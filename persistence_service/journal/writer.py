@@ -148,7 +148,7 @@ class JournalWriter:
             return
         if self._active is None:
             self._become_ready()
-        elif self._has_room(0):
+        elif self._has_room(GROUP_BYTES):
             self._succeeded()
         if self._store.has_postponed_removals:
             self._store.remove_postponed(self._active)
@@ -208,14 +208,16 @@ class JournalWriter:
         return None
 
     def _has_room(self, size: int) -> bool:
+        """Whether `size` bytes leave `min_free`. Full is over only when there is ample room, so that it does not flutter."""
         try:
-            full = self._files.free_bytes(self._store.directory.path) - size < self._min_free
+            spare = self._files.free_bytes(self._store.directory.path) - size - self._min_free
         except OSError:  # the write itself will tell
-            full = False
+            return True
+        full = spare < 0 or (self.state.full and spare < GROUP_BYTES)
         if full != self.state.full:
             self.state.full = full
             log.warning("journal_full" if full else "journal_has_room_again", min_free=self._min_free)
-        return not full
+        return spare >= 0
 
     def _write(self, active: ActiveSegment) -> None:
         group = self._in_hand

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from persistence_service.journal.files import Files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -70,6 +71,7 @@ class FaultyFiles(Files):
         self.free: int | None = None
         self._faults: dict[str, _Fault] = {}
         self._gates: dict[str, Gate] = {}
+        self._running = threading.RLock()
 
     def fail(self, operation: str, number: int, *, after: int = 0, times: int | None = None) -> None:
         """From now on, calls of `operation` raise the OSError of `number`: all, or `times` of them, `after` some passed."""
@@ -85,61 +87,70 @@ class FaultyFiles(Files):
         gate = self._gates[operation] = Gate()
         return gate
 
-    def _enter(self, operation: str) -> None:
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """No operation runs meanwhile, so that a copy of the files is what a crash between two operations leaves."""
+        with self._running:
+            yield
+
+    @contextlib.contextmanager
+    def _call(self, operation: str) -> Iterator[None]:
         self.calls[operation] += 1
         gate = self._gates.get(operation)
         if gate is not None:
             gate.pass_through()
-        fault = self._faults.get(operation)
-        if fault is not None and fault.is_due():
-            raise OSError(fault.number, os.strerror(fault.number))
+        with self._running:
+            fault = self._faults.get(operation)
+            if fault is not None and fault.is_due():
+                raise OSError(fault.number, os.strerror(fault.number))
+            yield
 
     def create(self, path: Path) -> int:
-        self._enter("create")
-        return super().create(path)
+        with self._call("create"):
+            return super().create(path)
 
     def open_existing(self, path: Path) -> int:
-        self._enter("open_existing")
-        return super().open_existing(path)
+        with self._call("open_existing"):
+            return super().open_existing(path)
 
     def writev(self, fd: int, buffers: Sequence[bytes | memoryview], offset: int) -> int:
-        self._enter("writev")
-        if self.largest_write is None:
-            return super().writev(fd, buffers, offset)
-        return super().writev(fd, [b"".join(buffers)[: self.largest_write]], offset)
+        with self._call("writev"):
+            if self.largest_write is None:
+                return super().writev(fd, buffers, offset)
+            return super().writev(fd, [b"".join(buffers)[: self.largest_write]], offset)
 
     def sync(self, fd: int) -> None:
-        self._enter("sync")
-        super().sync(fd)
+        with self._call("sync"):
+            super().sync(fd)
 
     def sync_directory(self, path: Path) -> None:
-        self._enter("sync_directory")
-        super().sync_directory(path)
+        with self._call("sync_directory"):
+            super().sync_directory(path)
 
     def truncate(self, path: Path, size: int) -> None:
-        self._enter("truncate")
-        super().truncate(path, size)
+        with self._call("truncate"):
+            super().truncate(path, size)
 
     def rename(self, source: Path, target: Path) -> None:
-        self._enter("rename")
-        super().rename(source, target)
+        with self._call("rename"):
+            super().rename(source, target)
 
     def unlink(self, path: Path) -> None:
-        self._enter("unlink")
-        super().unlink(path)
+        with self._call("unlink"):
+            super().unlink(path)
 
     def make_directory(self, path: Path) -> None:
-        self._enter("make_directory")
-        super().make_directory(path)
+        with self._call("make_directory"):
+            super().make_directory(path)
 
     def names(self, path: Path) -> list[str]:
-        self._enter("names")
-        return super().names(path)
+        with self._call("names"):
+            return super().names(path)
 
     def read(self, fd: int, offset: int, length: int) -> bytes:
-        self._enter("read")
-        return super().read(fd, offset, length)
+        with self._call("read"):
+            return super().read(fd, offset, length)
 
     def free_bytes(self, path: Path) -> int:
-        self._enter("free_bytes")
-        return super().free_bytes(path) if self.free is None else self.free
+        with self._call("free_bytes"):
+            return super().free_bytes(path) if self.free is None else self.free
