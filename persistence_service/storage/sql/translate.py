@@ -101,7 +101,7 @@ class Translator:
     def _condition(self, collection: Collection[Any], condition: Condition) -> ColumnElement[bool]:
         match condition:
             case Equals(field, value):
-                return self._column(collection, field) == value
+                return self._column(collection, field) == value if _storable(value) else false()
             case OneOf(field, values):
                 return self._one_of(self._column(collection, field), values)
             case Between(field, low, high):
@@ -109,7 +109,7 @@ class Translator:
                 bounds = [column >= low if low is not None else None, column <= high if high is not None else None]
                 return and_(column.is_not(None), *(bound for bound in bounds if bound is not None))
             case Contains(field, text):
-                return self._contains(self._column(collection, field), text)
+                return self._contains(self._column(collection, field), text) if _storable(text) else false()
             case AnyOf(conditions):
                 return or_(false(), *self._all(collection, conditions))
             case HasChild(child, where):
@@ -163,15 +163,21 @@ class Translator:
     # ------------------------------------------------------------------------------------- what databases do differently
 
     def _one_of(self, column: ColumnElement[Any], values: Sequence[Value]) -> ColumnElement[bool]:
-        some = [value for value in values if value is not None]
-        listed = column.in_(some)
-        return or_(listed, column.is_(None)) if len(some) < len(values) else listed
+        listed = column.in_([value for value in values if value is not None and _storable(value)])
+        return or_(listed, column.is_(None)) if None in values else listed
 
     def _contains(self, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
         return func.instr(column, text) > 0
 
     def _greatest(self, *columns: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.greatest(*columns, type_=columns[0].type)
+
+
+def _storable(value: Value) -> bool:
+    """Whether a row can hold `value`: no text of a database has half of a surrogate pair, so nothing equals one."""
+    if isinstance(value, str) and not value.isascii():
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return True
 
 
 def _behind(
