@@ -240,7 +240,7 @@ async def test_a_record_without_items_holds_nothing(bench: Bench) -> None:
 async def test_a_kind_of_the_journals_own_is_refused(bench: Bench, kind: int) -> None:
     journal = await bench.open()
     with pytest.raises(ValueError, match="kind"):
-        journal.append(kind, b"", items=1, accepted_at_us=0, high_water_us=0)
+        _ = journal.append(kind, b"", items=1, accepted_at_us=0, high_water_us=0)
 
 
 async def test_a_payload_over_the_formats_bound_is_refused(bench: Bench) -> None:
