@@ -173,7 +173,7 @@ class QueryingConformance(ConformanceBase):
 
     async def test_a_walk_by_key_is_not_disturbed_by_new_records(self, populated: StorageBackend) -> None:
         seen: list[str] = []
-        after = None
+        after: list[Value] | None = None
         for number in range(100):
             page = await populated.query(TASKS, Query(order=[Sort("created_at")], limit=3, after=after))
             if not page:
