@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import structlog
 
-from persistence_service.errors import JournalError, JournalFull, JournalUnavailable
+from persistence_service.errors import JournalFull, JournalUnavailable
 from persistence_service.journal.directory import JournalDirectory
-from persistence_service.journal.files import Files, FileSource
-from persistence_service.journal.format import BODY_OFFSET, MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record, record_at
+from persistence_service.journal.files import Files
+from persistence_service.journal.format import BODY_OFFSET, MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record
 from persistence_service.journal.lock import DirectoryLock
-from persistence_service.journal.replay import SegmentScan
+from persistence_service.journal.replay import SegmentScan, read_record
 from persistence_service.journal.requests import (
     Acknowledgement,
     AppendRequest,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 _LISTED_LOSSES: Final = 1000
@@ -84,6 +88,7 @@ class Journal:
         self._unstored_items = 0
         self._pending_bytes = 0
         self._closing = False
+        self._closed: asyncio.Task[None] | None = None
         self._rotation_asked = False
         store = SegmentStore(opened.directory, survey, clock)
         self._used_bytes = store.used_bytes
@@ -116,7 +121,12 @@ class Journal:
             JournalVersionUnknown: a later version wrote it; nothing was changed.
             JournalUnavailable: the directory cannot be read or made ready.
         """
-        opened = await asyncio.to_thread(_prepare, directory, files or Files())
+        preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, directory, files or Files()))
+        try:
+            opened = await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            preparing.add_done_callback(_give_back)
+            raise
         journal = cls(
             opened, max_bytes=max_bytes, min_free=min_free, segment_bytes=segment_bytes, clock=clock, retry_s=retry_s
         )
@@ -135,11 +145,14 @@ class Journal:
         """Everything handed over is on disk, or its future has failed, and the directory is free for the next owner.
 
         If nothing is unstored, one empty segment with the high-water mark is left. Never raises for what the disk does: it is
-        logged. Closing twice is no error.
+        logged. Closing twice is no error, and closing is completed even if who waits for it is cancelled.
         """
-        if self._closing:
-            return
-        self._closing = True
+        if self._closed is None:
+            self._closing = True
+            self._closed = self._loop.create_task(self._shut_down())
+        await asyncio.shield(self._closed)
+
+    async def _shut_down(self) -> None:
         settled: asyncio.Future[None] = self._loop.create_future()
         self._writer.submit(Barrier(settled))
         await settled
@@ -280,7 +293,7 @@ class Journal:
 
         Raises:
             RuntimeError: another replay is running.
-            JournalUnavailable: a segment cannot be opened; nothing is lost, try again.
+            JournalUnavailable: a segment cannot be opened, or the journal is closed; nothing is lost, try again.
         """
         if self._replaying:
             raise RuntimeError("a replay of this journal is running already")
@@ -295,7 +308,7 @@ class Journal:
             self._replaying = False
 
     async def _replay_segment(self, segment: Segment) -> AsyncGenerator[Replayed, None]:
-        survey, run = self._survey, self._loop.run_in_executor
+        survey = self._survey
         scan = SegmentScan(
             self._directory,
             segment,
@@ -303,7 +316,7 @@ class Journal:
             unlisted=segment in survey.unlisted,
         )
         try:
-            while batch := await run(self._reader, scan.next_batch):
+            while batch := await self._run(scan.next_batch):
                 for record in batch:
                     self.hold(segment, record.items)
                     segment.first_accepted_us = segment.first_accepted_us or record.accepted_at_us
@@ -311,7 +324,11 @@ class Journal:
         except OSError as error:
             raise JournalUnavailable(f"segment {segment.number} of the journal cannot be read") from error
         finally:
-            self._reader.submit(scan.close)
+            try:
+                self._reader.submit(scan.close)
+            except RuntimeError:  # closed; a batch that is being read just now still has the file, and lets it go
+                with contextlib.suppress(ValueError):
+                    scan.close()
         result = scan.result
         self._damaged_regions += result.damaged_regions
         self._quarantined_bytes += result.quarantined_bytes
@@ -325,9 +342,15 @@ class Journal:
 
         Raises:
             JournalError: it cannot be read any more: the record was damaged on disk, or its segment released.
+            JournalUnavailable: the journal is closed.
         """
-        record = await self._loop.run_in_executor(self._reader, _read, self._directory.files, position)
+        record = await self._run(functools.partial(read_record, self._directory.files, position))
         return record.payload
+
+    async def _run(self, read: Callable[[], T]) -> T:
+        if self._closing:
+            raise JournalUnavailable("the journal is closed")
+        return await self._loop.run_in_executor(self._reader, read)
 
     def stats(self) -> JournalStats:
         """Counters since open and the present state; costs no I/O."""
@@ -355,6 +378,12 @@ class Journal:
         )
 
 
+def _give_back(preparing: asyncio.Future[_Opened]) -> None:
+    """Nobody wants the directory that was prepared."""
+    if not preparing.cancelled() and preparing.exception() is None:
+        preparing.result().lock.release()
+
+
 def _prepare(path: Path, files: Files) -> _Opened:
     directory = JournalDirectory(path, files)
     try:
@@ -372,18 +401,3 @@ def _prepare(path: Path, files: Files) -> _Opened:
 def _replayed(segment: Segment, record: Record) -> Replayed:
     position = Position(segment, record.offset, record.length, record.sequence)
     return Replayed(position, record.kind, record.items, record.accepted_at_us, record.payload)
-
-
-def _read(files: Files, position: Position) -> Record:
-    while True:
-        home = position.segment.home
-        try:
-            with FileSource(files, home.path) as source:
-                record = record_at(source, home.keys, position.offset + home.shift, position.length)
-        except OSError as error:
-            if position.segment.home is not home:  # it was moved meanwhile
-                continue
-            raise JournalError(f"record {position.sequence} is not in the journal any more") from error
-        if isinstance(record, Record) and record.sequence == position.sequence and not record.is_control:
-            return record
-        raise JournalError(f"record {position.sequence} is damaged in segment {home.number} of the journal")

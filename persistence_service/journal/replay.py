@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
+from persistence_service.errors import JournalError
 from persistence_service.journal.directory import segment_name
 from persistence_service.journal.files import FileSource
-from persistence_service.journal.format import HEADER_BYTES, Damage, Flaw, Record, scan
+from persistence_service.journal.format import BODY_OFFSET, Damage, Flaw, Record, record_at, scan
 from persistence_service.journal.segment import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from persistence_service.journal.directory import JournalDirectory
-    from persistence_service.journal.segment import Segment
+    from persistence_service.journal.files import Files
+    from persistence_service.journal.segment import Position, Segment
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +122,7 @@ class SegmentScan:
 
 
 class _Evidence:
-    """A sparse copy of a damaged segment in quarantine: header and damaged regions at their own offsets, the rest holes.
+    """A sparse copy of a damaged segment in quarantine: headers and damaged regions at their own offsets, the rest holes.
 
     A disk that has no room for it stops nothing: the segment itself is kept then.
     """
@@ -140,7 +142,7 @@ class _Evidence:
             self._fd = self._files.create(self._path)
         except OSError as error:
             self._error = error
-        self.keep(Damage(0, HEADER_BYTES, Flaw.MARKER))
+        self.keep(Damage(0, BODY_OFFSET, Flaw.MARKER))
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -169,3 +171,23 @@ class _Evidence:
         if self._error is not None:
             log.error("journal_quarantine_failed", file=self._path.name, error=str(self._error))
         return self._error is None
+
+
+def read_record(files: Files, position: Position) -> Record:
+    """The record at a position, verified, wherever its segment has been moved. Blocking.
+
+    Raises:
+        JournalError: it is not there, or damaged.
+    """
+    while True:
+        home = position.segment.home
+        try:
+            with FileSource(files, home.path) as source:
+                found = record_at(source, home.keys, position.offset + home.shift, position.length)
+        except OSError as error:
+            if position.segment.home is not home:  # it was moved meanwhile
+                continue
+            raise JournalError(f"record {position.sequence} is not in the journal any more") from error
+        if isinstance(found, Record) and found.sequence == position.sequence and not found.is_control:
+            return found
+        raise JournalError(f"record {position.sequence} is damaged in segment {home.number} of the journal")

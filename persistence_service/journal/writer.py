@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import queue
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from persistence_service.errors import JournalFull, JournalUnavailable, Unavailable
+from persistence_service.errors import JournalFull, Unavailable
 from persistence_service.journal.format import encode_record
+from persistence_service.journal.health import AMPLE_BYTES, WriterHealth, WriterState, full_error, is_no_room
 from persistence_service.journal.requests import AppendRequest, Barrier, Command, Delivery, Remove, Rotate, Stop
 from persistence_service.journal.segment import Position
 
@@ -27,22 +26,6 @@ log = structlog.get_logger(__name__)
 
 GROUP_BYTES: Final = 8 * 1024 * 1024
 SYNC_INTERVAL_S: Final = 1.0
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_TO_THE_DISK: Final = "the journal cannot be written; the disk of its directory fails"
-_NO_SPACE: Final = "the journal's volume is full"
-
-
-@dataclass(slots=True)
-class WriterState:
-    """Counters and conditions; changed by the writing thread, read by anyone."""
-
-    appended_records: int = 0
-    appended_bytes: int = 0
-    groups: int = 0
-    fsyncs: int = 0
-    fsync_seconds_total: float = 0.0
-    failing: str | None = None
-    full: bool = False
 
 
 class JournalWriter:
@@ -66,16 +49,13 @@ class JournalWriter:
         self._store = store
         self._files = store.files
         self._deliver = deliver
-        self._min_free = min_free
+        self._health = WriterHealth(self.state, min_free=min_free, retry_s=retry_s)
         self._segment_bytes = segment_bytes
-        self._retry_s = retry_s
         self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._active: ActiveSegment | None = None
         self._abandoned: Segment | None = None
         self._in_hand: list[AppendRequest] = []
-        self._pause_s = retry_s[0]
-        self._retry_at = 0.0
         self._sync_at: float | None = None
 
     def start(self) -> None:
@@ -103,11 +83,13 @@ class JournalWriter:
                 carried = self._obey(command)
             except Exception:  # supervision: a mistake of ours must not leave requests waiting for ever
                 log.exception("journal_writer_error")
-                self._refuse(self._in_hand, JournalUnavailable(_TO_THE_DISK))
+                self._refuse(self._in_hand, self._health.error())
 
     def _next(self) -> Command | None:
         """The next command, or None when something else is due first."""
-        due = [at for at in (self._sync_at, self._retry_at if self._is_waiting_to_retry else None) if at is not None]
+        due = [
+            at for at in (self._sync_at, self._health.retry_at if self._is_waiting_to_retry else None) if at is not None
+        ]
         if not due:
             return self._queue.get()
         try:
@@ -137,24 +119,22 @@ class JournalWriter:
 
     @property
     def _is_waiting_to_retry(self) -> bool:
-        state = self.state
-        return self._active is None or self._store.has_postponed_removals or state.full or state.failing is not None
+        return self._active is None or self._store.has_postponed_removals or self._health.is_in_trouble
 
     def _do_what_is_due(self) -> None:
-        now = time.monotonic()
-        if self._sync_at is not None and now >= self._sync_at:
+        if self._sync_at is not None and time.monotonic() >= self._sync_at:
             self._sync()
-        if not self._is_waiting_to_retry or now < self._retry_at:
+        if not self._is_waiting_to_retry or not self._health.is_due:
             return
         if self._active is None:
             self._become_ready()
-        elif self._has_room(GROUP_BYTES):
-            self._succeeded()
+        elif self._has_room(AMPLE_BYTES):
+            self._health.works()
         if self._store.has_postponed_removals:
             self._store.remove_postponed(self._active)
             self._report()
         if self._is_waiting_to_retry:
-            self._postpone_retry()
+            self._health.postpone()
 
     def _finish(self, command: Stop) -> None:
         self._sync()
@@ -172,7 +152,7 @@ class JournalWriter:
 
     def _append(self, first: AppendRequest) -> Command | None:
         self._in_hand = [first]
-        if self._active is None and time.monotonic() >= self._retry_at:
+        if self._active is None and self._health.is_due:
             self._become_ready()
         active = self._active
         if (
@@ -185,7 +165,7 @@ class JournalWriter:
         room = self._segment_bytes - active.segment.size if active is not None else 0
         carried = self._gather(min(GROUP_BYTES, room) if room > 0 else first.size)
         if active is None:
-            self._refuse(self._in_hand, self._trouble())
+            self._refuse(self._in_hand, self._health.error())
         elif self._has_room(sum(request.size for request in self._in_hand)):
             self._write(active)
         else:
@@ -208,16 +188,11 @@ class JournalWriter:
         return None
 
     def _has_room(self, size: int) -> bool:
-        """Whether `size` bytes leave `min_free`. Full is over only when there is ample room, so that it does not flutter."""
         try:
-            spare = self._files.free_bytes(self._store.directory.path) - size - self._min_free
+            free = self._files.free_bytes(self._store.directory.path)
         except OSError:  # the write itself will tell
             return True
-        full = spare < 0 or (self.state.full and spare < GROUP_BYTES)
-        if full != self.state.full:
-            self.state.full = full
-            log.warning("journal_full" if full else "journal_has_room_again", min_free=self._min_free)
-        return spare >= 0
+        return self._health.room_for(size, free)
 
     def _write(self, active: ActiveSegment) -> None:
         group = self._in_hand
@@ -225,12 +200,12 @@ class JournalWriter:
         try:
             self._files.write_all(active.fd, buffers, active.segment.size)
         except OSError as error:
-            if error.errno in _NO_ROOM and self._undo(active):
-                self._note_failure(error)
-                self._refuse(group, JournalFull(_NO_SPACE))
+            if is_no_room(error) and self._undo(active):
+                self._health.failed(error)
+                self._refuse(group, full_error())
             else:
                 self._abandon(active, error)
-                self._refuse(group, self._trouble())
+                self._refuse(group, self._health.error())
             return
         self.state.groups += 1
         waiting = next((index for index, request in enumerate(group) if request.durable), len(group))
@@ -244,7 +219,7 @@ class JournalWriter:
         if self._sync():
             self._accept(active, group[waiting:], positions[waiting:])
         else:
-            self._refuse(group[waiting:], self._trouble())
+            self._refuse(group[waiting:], self._health.error())
 
     def _encode(self, active: ActiveSegment, group: Sequence[AppendRequest]) -> tuple[list[bytes], list[Position]]:
         segment, home = active.segment, active.segment.home
@@ -282,8 +257,7 @@ class JournalWriter:
         )
         self.state.appended_records += len(requests)
         self.state.appended_bytes += size
-        self._pause_s = self._retry_s[0]
-        self._succeeded()
+        self._health.accepted()
         self._in_hand = self._in_hand[len(requests) :]
         self._report(written=list(zip(requests, positions, strict=True)))
 
@@ -304,10 +278,10 @@ class JournalWriter:
             else:
                 self._active = self._store.create()
         except OSError as error:
-            self._note_failure(error)
-            self._postpone_retry()
+            self._health.failed(error)
+            self._health.postpone()
             return
-        self._succeeded()
+        self._health.works()
         self._report(losses=losses)
 
     def _rotate(self) -> None:
@@ -318,7 +292,7 @@ class JournalWriter:
         try:
             self._active = self._store.create()
         except OSError as error:
-            self._note_failure(error)
+            self._health.failed(error)
             return
         with contextlib.suppress(OSError):
             self._files.close(active.fd)
@@ -360,32 +334,8 @@ class JournalWriter:
         self._abandoned = active.segment
         self._active = None
         self._sync_at = None
-        self._note_failure(error)
-        if self._pause_s <= self._retry_s[0]:  # not one failure after another: the next append may try at once
-            self._retry_at = 0.0
-            self._pause_s = self._pause_s * 2
-        else:
-            self._postpone_retry()
-
-    # --------------------------------------------------------------------------------------------------- trouble
-
-    def _note_failure(self, error: OSError) -> None:
-        if self.state.failing is None:
-            log.error("journal_failing", error=str(error))
-        self.state.failing = errno.errorcode.get(error.errno or 0, "OSError")
-
-    def _postpone_retry(self) -> None:
-        self._retry_at = time.monotonic() + self._pause_s
-        self._pause_s = min(self._pause_s * 2, self._retry_s[1])
-
-    def _succeeded(self) -> None:
-        if self.state.failing is not None:
-            log.info("journal_recovered")
-            self.state.failing = None
-
-    def _trouble(self) -> Unavailable:
-        full = self.state.failing in {errno.errorcode[number] for number in _NO_ROOM}
-        return JournalFull(_NO_SPACE) if full else JournalUnavailable(_TO_THE_DISK)
+        self._health.failed(error)
+        self._health.abandoned()
 
     def _report(
         self,

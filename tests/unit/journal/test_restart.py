@@ -118,7 +118,9 @@ async def test_damage_in_the_middle_is_kept_reported_and_costs_one_record(
     assert survivor.stats().damaged_regions == 1
     evidence = (crashed / "quarantine" / f"{path.name}.damage").read_bytes()
     assert evidence == (
-        before[:96] + bytes(positions[2].offset - 96) + path.read_bytes()[positions[2].offset : positions[3].offset]
+        before[:BODY_OFFSET]
+        + bytes(positions[2].offset - BODY_OFFSET)
+        + path.read_bytes()[positions[2].offset : positions[3].offset]
     )
     assert events(logged, "journal_damage")[0]["offset"] == positions[2].offset
     (loss,) = events(logged, "journal_loss")
@@ -428,6 +430,53 @@ async def test_a_replay_that_was_broken_off_can_be_started_again(bench: Bench) -
     assert {replayed.position.sequence for replayed in await replay_all(journal)} == {1, 2, 3, 4}
     assert not journal.stats().replaying
     assert await replay_all(journal) == []
+
+
+async def test_closing_ends_a_replay_and_keeps_what_it_had_not_read(bench: Bench) -> None:
+    await (await fill(bench, 4)).close()
+    journal = await bench.open()
+    replay = journal.replay()
+    replayed = await anext(replay)
+    await journal.close()
+    with pytest.raises(JournalUnavailable, match="closed"):
+        await journal.read(replayed.position)
+    with pytest.raises(JournalUnavailable, match="closed"):
+        await anext(replay)
+    assert len(await replay_all(await bench.open())) == 4
+
+
+async def test_closing_is_completed_though_who_waits_for_it_is_cancelled(bench: Bench) -> None:
+    journal = await bench.open()
+    gate = bench.files.gate("sync")
+    waiting = put(journal)
+    await asyncio.to_thread(gate.wait_until_entered)
+    closing = asyncio.create_task(journal.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    gate.open()
+    await journal.close()
+    assert waiting.done()
+    await bench.open()
+
+
+async def test_opening_that_is_cancelled_gives_the_directory_back(bench: Bench) -> None:
+    gate = bench.files.gate("names")
+    opening = asyncio.create_task(bench.open())
+    await asyncio.to_thread(gate.wait_until_entered)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    gate.open()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await bench.open()
+            except JournalLocked:
+                await asyncio.sleep(0)
+            else:
+                break
 
 
 async def test_a_segment_that_cannot_be_opened_for_replay_is_tried_again(bench: Bench) -> None:
