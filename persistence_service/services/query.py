@@ -111,7 +111,8 @@ class QueryService:
         Raises:
             SessionNotFound: no such session, neither stored nor buffered.
         """
-        await self.session(session_id)
+        if await self._one(SESSIONS, session_id, self._buffer.session(session_id)) is None:
+            await self.session(session_id)  # raises: it is unknown, or that can't be known yet
         return await self.tasks(which, page)
 
     async def session(self, session_id: str) -> Session:
@@ -121,9 +122,9 @@ class QueryService:
             SessionNotFound: there is none.
             Unavailable: that can't be known now.
         """
+        self._buffer.require_replayed()  # until then, what is stored may be older than what was acknowledged
         found = await self._one(SESSIONS, session_id, self._buffer.session(session_id))
         if found is None:
-            self._buffer.require_replayed()
             raise SessionNotFound(session_id)
         return found
 
@@ -134,9 +135,9 @@ class QueryService:
             TaskNotFound: there is none.
             Unavailable: that can't be known now.
         """
+        self._buffer.require_replayed()
         found = await self._one(TASKS, task_id, self._buffer.task(task_id))
         if found is None:
-            self._buffer.require_replayed()
             raise TaskNotFound(task_id)
         return found
 
