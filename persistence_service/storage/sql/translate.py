@@ -11,10 +11,10 @@ from sqlalchemy import (
     Select,
     and_,
     delete,
-    exists,
     false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     true,
@@ -113,7 +113,8 @@ class Translator:
             case AnyOf(conditions):
                 return or_(false(), *self._all(collection, conditions))
             case HasChild(child, where):
-                return exists().where(self._is_child(child, collection), *self._all(child, where))
+                children: Select[Any] = select(literal_column("1")).select_from(self._schema.table(child))
+                return children.where(self._is_child(child, collection), *self._all(child, where)).exists()
             case _:
                 assert_never(condition)
 

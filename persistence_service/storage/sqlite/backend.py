@@ -170,7 +170,7 @@ class SqliteBackend(_Operating, StorageBackend):
 
     async def _read(self, work: Callable[[SqliteConnection], T]) -> T:
         self._check_open()
-        return await self._readers.run(work, limit_s=self._query_timeout_s)
+        return await self._readers.run_limited(work, self._query_timeout_s)
 
     def _check_open(self) -> None:
         if not self._open:
@@ -220,7 +220,7 @@ class _SqliteTransaction(_Operating, Transaction):
             connection.check_in_transaction()
             return work(connection)
 
-        return await self._writer.run(read, limit_s=self._query_timeout_s)
+        return await self._writer.run_limited(read, self._query_timeout_s)
 
 
 def _try_to_write(connection: SqliteConnection) -> str:

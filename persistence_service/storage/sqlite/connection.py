@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,6 @@ from sqlalchemy.pool import NullPool
 from persistence_service.errors import StorageSetupError, StorageUnavailable
 from persistence_service.storage.sql.migrate import schema_problem, upgrade
 
-_STEPS_BETWEEN_LOOKS = (
-    100_000  # of SQLite's machine, a few ms: asking more often would cost, as it takes the interpreter's lock
-)
 _JOURNAL_BYTES = 64 * 1024 * 1024
 _MIGRATION_TIMEOUT_S = 600
 
@@ -34,12 +30,9 @@ class ConnectionSettings:
 
 
 class SqliteConnection:
-    """A connection in autocommit mode, with the driver's (`driver`) for transactions and bulk writes.
+    """A connection in autocommit mode, with the driver's (`driver`) for transactions and bulk writes."""
 
-    A running statement ends with SQLITE_INTERRUPT soon after `should_stop` starts to answer True.
-    """
-
-    def __init__(self, settings: ConnectionSettings, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, settings: ConnectionSettings) -> None:
         self.driver = sqlite3.connect(
             settings.path,
             timeout=settings.busy_timeout_s,
@@ -54,7 +47,6 @@ class SqliteConnection:
         except BaseException:
             self.driver.close()
             raise
-        self.driver.set_progress_handler(should_stop, _STEPS_BETWEEN_LOOKS)
         self._busy_timeout_s = settings.busy_timeout_s
 
     def rows(self, statement: Executable) -> list[Row[Any]]:
@@ -64,6 +56,10 @@ class SqliteConnection:
     def changed(self, statement: Executable) -> int:
         """How many rows `statement` changed."""
         return self._connection.execute(statement).rowcount
+
+    def interrupt(self) -> None:
+        """End the statement that is running with SQLITE_INTERRUPT, if there is one; the one call that other threads may make."""
+        self.driver.interrupt()
 
     def begin(self) -> None:
         """Start a transaction as the only writer; waits for another process's up to the busy timeout."""

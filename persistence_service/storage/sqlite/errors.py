@@ -65,7 +65,7 @@ def is_generic(error: PersistenceError) -> bool:
 def _by_number(error: sqlite3.Error, number: int | None) -> PersistenceError:
     primary = None if number is None else number & _PRIMARY
     if primary == sqlite3.SQLITE_INTERRUPT:
-        return QueryTimeout("the query took too long and was ended; narrow it", number=number)
+        return QueryTimeout("the statement was ended", number=number)
     if primary in _UNAVAILABLE:
         return StorageUnavailable(_UNAVAILABLE[primary], number=number)
     if primary in _DATA:

@@ -31,8 +31,9 @@ class SqliteTranslator(Translator):
             return super()._one_of(column, values)
         # The number of parameters is bounded, that of an array's elements is not. SQLite's JSON can't hold U+0000.
         array = func.json_each(literal(json.dumps(sorted(texts)), Text)).table_valued("value")
+        listed = column.in_(select(array.c.value))
         others = [value for value in values if value not in texts]
-        return or_(column.in_(select(array.c.value)), super()._one_of(column, others))
+        return or_(listed, super()._one_of(column, others)) if others else listed
 
     def _greatest(self, *columns: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.max(*columns, type_=columns[0].type)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -26,33 +25,38 @@ from persistence_service.storage.sqlite.errors import is_generic, translated
 
 T = TypeVar("T")
 
-Connect = Callable[[Callable[[], bool]], SqliteConnection]
+Connect = Callable[[], SqliteConnection]
+
+_INTERRUPT_AGAIN_S = (
+    0.02  # an interrupt between two statements of a job is lost, so it is repeated until the job has ended
+)
 
 
 class _Job(Generic[T]):
-    """Work to be done on a connection, and the future that awaits it. Abandoned when nobody awaits it any more."""
+    """Work to be done on a connection, and the future of who awaits it.
 
-    def __init__(self, work: Callable[[SqliteConnection], T], limit_s: float | None, *, essential: bool) -> None:
+    Work that nobody awaits any more is interrupted, or left out if it has not begun; essential work is done all the same.
+    """
+
+    def __init__(self, work: Callable[[SqliteConnection], T], *, essential: bool) -> None:
         self.work = work
-        self.limit_s = limit_s
         self.essential = essential
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
-        self.deadline = float("inf")
+        self.thread: _ConnectionThread | None = None
+        self.ended = False
+        if not essential:
+            self.future.add_done_callback(lambda _: self._stop())
 
-    def start(self) -> None:
-        if self.limit_s is not None:
-            self.deadline = time.monotonic() + self.limit_s
-
-    def must_stop(self) -> bool:
-        return not self.essential and (self.future.done() or time.monotonic() > self.deadline)
+    def give_up(self, error: PersistenceError) -> None:
+        """Tell who waits that it ends with `error`, now."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
     def settle(self, result: T | None, error: BaseException | None) -> None:
         """Hand the outcome to the event loop; called by the thread."""
-        try:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(self._settle, result, error)
-        except RuntimeError:
-            return  # the loop is closed: nobody waits any more
 
     def _settle(self, result: Any, error: BaseException | None) -> None:  # noqa: ANN401  # a T, or None beside an error
         if self.future.done():
@@ -62,6 +66,13 @@ class _Job(Generic[T]):
         else:
             self.future.set_result(result)
 
+    def _stop(self) -> None:
+        if self.ended:
+            return
+        if self.thread is not None:
+            self.thread.interrupt(self)
+        self.loop.call_later(_INTERRUPT_AGAIN_S, self._stop)
+
 
 class ConnectionThreads:
     """`count` threads, each with a connection of its own, that share one queue of jobs in the order of their arrival."""
@@ -69,7 +80,7 @@ class ConnectionThreads:
     def __init__(self, name: str, connect: Connect, count: int) -> None:
         self._queue: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._threads = [_ConnectionThread(f"{name}-{number}", self._queue, connect) for number in range(count)]
-        self._limited: set[asyncio.Future[Any]] = set()
+        self._limited: set[_Job[Any]] = set()
         self._started = False
         self._stopped = False
 
@@ -80,20 +91,30 @@ class ConnectionThreads:
             for thread in self._threads:
                 thread.start()
 
-    async def run(self, work: Callable[[SqliteConnection], T], *, limit_s: float | None = None) -> T:
-        """What `work` gives, done by one of the threads.
-
-        Cancelling, or running for longer than `limit_s`, ends the statement that is running; a cancelled job that has not
-        begun is left out.
+    async def run(self, work: Callable[[SqliteConnection], T]) -> T:
+        """What `work` gives, done by one of the threads. Cancelling ends the statement that is running.
 
         Raises:
             PersistenceError: what the database said, translated; BackendClosed after `stop`.
         """
-        future = self._submit(work, limit_s, essential=False)
-        if limit_s is not None:
-            self._limited.add(future)
-            future.add_done_callback(self._limited.discard)
-        return await future
+        return await self._submit(work, essential=False).future
+
+    async def run_limited(self, work: Callable[[SqliteConnection], T], limit_s: float) -> T:
+        """The same for work that only reads: it ends after `limit_s`, waiting for a thread included, and at `stop`.
+
+        Raises:
+            QueryTimeout: it ran into its limit.
+            PersistenceError: what the database said, translated; BackendClosed after `stop`.
+        """
+        job = self._submit(work, essential=False)
+        self._limited.add(job)
+        late = QueryTimeout(f"the query took more than {limit_s:g} s and was ended; narrow it")
+        timer = job.loop.call_later(limit_s, job.give_up, late)
+        try:
+            return await job.future
+        finally:
+            timer.cancel()
+            self._limited.discard(job)
 
     def submit_essential(self, work: Callable[[SqliteConnection], T]) -> asyncio.Future[T]:
         """Have `work` done to its end, whoever still waits for it: cancelling the future changes nothing.
@@ -101,29 +122,26 @@ class ConnectionThreads:
         Raises:
             BackendClosed: after `stop`.
         """
-        return self._submit(work, None, essential=True)
+        return self._submit(work, essential=True).future
 
     async def stop(self) -> None:
-        """End the jobs that have a limit with BackendClosed, do the others to their end, then close the connections."""
+        """End limited jobs with BackendClosed, do the others to their end, then close the connections."""
         if not self._stopped:
             self._stopped = True
-            for future in list(self._limited):
-                if not future.done():
-                    future.set_exception(BackendClosed("the backend was closed"))
+            for job in list(self._limited):
+                job.give_up(BackendClosed("the backend was closed"))
             for _ in self._threads:
                 self._queue.put(None)
         if self._started:
             for thread in self._threads:
                 await asyncio.to_thread(thread.join)
 
-    def _submit(
-        self, work: Callable[[SqliteConnection], T], limit_s: float | None, *, essential: bool
-    ) -> asyncio.Future[T]:
+    def _submit(self, work: Callable[[SqliteConnection], T], *, essential: bool) -> _Job[T]:
         if self._stopped or not self._started:
             raise BackendClosed("the backend is not open")
-        job = _Job(work, limit_s, essential=essential)
+        job = _Job(work, essential=essential)
         self._queue.put(job)
-        return job.future
+        return job
 
 
 class _ConnectionThread(threading.Thread):
@@ -135,32 +153,46 @@ class _ConnectionThread(threading.Thread):
         self._connect = connect
         self._connection: SqliteConnection | None = None
         self._job: _Job[Any] | None = None
+        self._job_lock = threading.Lock()
 
     def run(self) -> None:
         """The thread's life."""
         while (job := self._queue.get()) is not None:
             if job.essential or not job.future.done():
                 self._do(job)
+            else:
+                job.ended = True
         self._disconnect()
+
+    def interrupt(self, job: _Job[Any]) -> None:
+        """End the statement that runs for `job`, never one of the next job's."""
+        with self._job_lock:
+            if self._job is job and self._connection is not None:
+                self._connection.interrupt()
 
     def _do(self, job: _Job[Any]) -> None:
         result: Any = None
         error: Exception | None = None
-        self._job = job
-        job.start()
         try:
             if self._connection is None:
-                self._connection = self._connect(self._must_stop)
+                self._connection = self._connect()
+            self._take(job)
             result = job.work(self._connection)
         except Exception as exc:  # noqa: BLE001  # every outcome goes to the task that waits for it
-            error = self._translated(exc)
+            error = exc
+        self._take(None)
+        job.ended = True
+        if error is not None:
+            error = self._translated(error)
             if self._may_be_broken(error, job):
                 self._disconnect()
-        self._job = None
         job.settle(result, error)
 
-    def _must_stop(self) -> bool:
-        return self._job is not None and self._job.must_stop()
+    def _take(self, job: _Job[Any] | None) -> None:
+        with self._job_lock:
+            self._job = job
+        if job is not None:
+            job.thread = self
 
     def _translated(self, exc: Exception) -> Exception:
         error = translated(exc)
