@@ -78,9 +78,12 @@ class FaultyFiles(Files):
         self._faults[operation] = _Fault(number, after, times)
 
     def heal(self, *operations: str) -> None:
-        """These operations work again; all of them when none is named."""
-        for operation in operations or tuple(self._faults):
+        """These operations work again, and their gates are open; all of them when none is named."""
+        for operation in operations or (*self._faults, *self._gates):
             self._faults.pop(operation, None)
+            gate = self._gates.pop(operation, None)
+            if gate is not None:
+                gate.open()
 
     def gate(self, operation: str) -> Gate:
         """Calls of `operation` wait at the gate until it is opened."""

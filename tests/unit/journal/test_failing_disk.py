@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from errno import EIO, ENOSPC
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ async def test_positions_stay_true_through_several_moves(bench: Bench) -> None:
     assert len(bench.segments()) == 1
     again = await bench.open()
     assert (await replay_all(again), again.stats().losses) == ([], ())
+
+
+async def test_positions_stay_true_when_a_move_changes_where_the_records_begin(bench: Bench) -> None:
+    journal = await bench.open(segment_bytes=BODY_OFFSET + 2000)
+    older = [await put(journal, bytes(1900)) for _ in range(3)]
+    positions = [await put(journal, b"0" * 200)]  # in a segment whose manifest names three others
+    for number, position in enumerate(older, start=1):
+        journal.release(position.segment, 1)
+        await settle(journal)
+        bench.files.fail("sync", EIO, times=1)
+        with pytest.raises(JournalUnavailable):
+            await put(journal, b"refused")
+        positions.append(await put(journal, b"%d" % number * 200))  # the manifest names one less
+    assert len({position.segment for position in positions}) == 1
+    assert [await journal.read(position) for position in positions] == [b"%d" % n * 200 for n in range(4)]
+    assert [a.offset + a.length == b.offset for a, b in pairwise(positions)] == [True] * 3
 
 
 async def test_a_failed_write_abandons_the_segment_too(bench: Bench) -> None:
@@ -344,6 +361,7 @@ async def test_a_write_that_takes_nothing_is_a_failure(bench: Bench) -> None:
     with pytest.raises(JournalUnavailable):
         await put(journal)
     bench.files.largest_write = None
+    await bench.until(lambda: journal.stats().failing is None)
     await put(journal)
 
 
