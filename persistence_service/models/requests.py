@@ -14,11 +14,13 @@ from msgspec import Struct
 from persistence_service.errors import FieldProblem, MalformedBody, PayloadTooLarge, ValidationFailed
 from persistence_service.models.limits import MAX_PROBLEMS, Limits
 from persistence_service.models.session import SessionRequest
+from persistence_service.models.status import Status
 from persistence_service.models.task import TaskRequest
 
 Item = TypeVar("Item", bound=Struct)
 _ID_REASON = "must have no white space at its ends and no control characters, and must not be '.' or '..'"
 _SESSION_ID_REASON = _ID_REASON + "; a session id has no '/' either"
+_STATUS_REASON = f"must be one of {', '.join(Status)}"
 
 
 class SessionBatch(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +131,8 @@ def problem_from(index: int | None, error: msgspec.ValidationError) -> FieldProb
             name = reason.removeprefix(opening).rstrip("`")
             field = f"{field}.{name}" if field else name
             reason = "is not a known field" if "unknown" in opening else "is required"
-    if "matching regex" in reason:
+    if reason.startswith("Invalid enum value"):  # msgspec would repeat the value, however long
+        reason = _STATUS_REASON
+    elif "matching regex" in reason:
         reason = _SESSION_ID_REASON if field == "session_id" else _ID_REASON
     return FieldProblem(index, field[:200], reason)
