@@ -1,0 +1,134 @@
+"""HTTP as a careful worker speaks it: what failed or stayed open is sent again, for as long as it takes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from tests.e2e.service import ServiceProcess
+
+BASE = "/api/v1/translation"
+_GIVE_UP_S = 90
+_LONGEST_PAUSE_S = 1.0
+
+
+class Answer:
+    """An answer's status and its JSON."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.body: Any = msgspec.json.decode(response.content)
+
+    def __repr__(self) -> str:
+        return f"{self.status} {self.body}"[:2000]
+
+
+class Caller:
+    """Calls the service wherever it runs at the moment.
+
+    A broken connection is tried again when the service is back, a 503 after its Retry-After (at most a second): the outcome
+    of either is unknown, and sending again is always safe.
+    """
+
+    def __init__(self, service: ServiceProcess, client: httpx.AsyncClient) -> None:
+        self._service = service
+        self._client = client
+        self.repeated = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, service: ServiceProcess) -> AsyncIterator[Self]:
+        """A caller of `service`, closed at the end of the block."""
+        # Plain HTTP: nothing is verified, and loading the certificates takes longer than all else of a client.
+        async with httpx.AsyncClient(verify=False, trust_env=False, timeout=60) as client:  # noqa: S501
+            yield cls(service, client)
+
+    async def get(self, path: str, **parameters: object) -> Any:  # noqa: ANN401  # JSON
+        """The JSON of a 200 answer to GET."""
+        answer = await self.call("GET", path, parameters=parameters)
+        assert answer.status == httpx.codes.OK, f"GET {path} {parameters}: {answer}"
+        return answer.body
+
+    async def post(self, path: str, body: object = None, **parameters: object) -> Any:  # noqa: ANN401  # JSON
+        """The JSON of a 200 answer to POST."""
+        content = None if body is None else msgspec.json.encode(body)
+        answer = await self.call("POST", path, content=content, parameters=parameters)
+        assert answer.status == httpx.codes.OK, f"POST {path} {parameters}: {answer}"
+        return answer.body
+
+    async def call(
+        self, method: str, path: str, *, content: bytes | None = None, parameters: dict[str, object] | None = None
+    ) -> Answer:
+        """The first answer that is not 503."""
+        async with asyncio.timeout(_GIVE_UP_S):
+            while True:
+                response = await self.once(method, path, content=content, parameters=parameters)
+                if response is None:
+                    await self._service.wait_reachable()
+                elif response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                    await self._service.wait_restarted(min(float(response.headers["Retry-After"]), _LONGEST_PAUSE_S))
+                else:
+                    return Answer(response)
+                self.repeated += 1
+
+    async def once(
+        self, method: str, path: str, *, content: bytes | None = None, parameters: dict[str, object] | None = None
+    ) -> httpx.Response | None:
+        """One attempt; None when the connection broke."""
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        query = {name: _text(value) for name, value in (parameters or {}).items()}
+        try:
+            url = self._service.url + BASE + path
+            return await self._client.request(method, url, content=content, headers=headers, params=query)
+        except httpx.TransportError:
+            return None
+
+    async def health(self) -> Any:  # noqa: ANN401  # JSON
+        """What the service says of itself."""
+        return (await self._client.get(self._service.url + "/health")).json()
+
+    async def pages(self, path: str, **parameters: object) -> list[Any]:
+        """Everything that a list shows, by page number; each page is as long as it should be."""
+        items: list[Any] = []
+        page, last = 1, 1
+        while page <= last:
+            answer = await self.get(path, page=page, page_size=100, **parameters)
+            assert answer["page"] == page
+            assert answer["total_exact"]
+            last = answer["total_pages"]
+            expected = 100 if page < last else answer["total"] - 100 * max(0, last - 1)
+            assert len(answer["items"]) == expected, f"page {page} of {last} has {len(answer['items'])} items"
+            items += answer["items"]
+            page += 1
+        return items
+
+    async def walk(self, path: str, **parameters: object) -> list[Any]:
+        """Everything that a list shows, by cursor."""
+        items: list[Any] = []
+        cursor: dict[str, object] = {}
+        while True:
+            answer = await self.get(path, page_size=100, count=False, **cursor, **parameters)
+            items += answer["items"]
+            if answer["next_cursor"] is None:
+                return items
+            assert len(answer["items"]) == 100
+            cursor = {"cursor": answer["next_cursor"]}
+
+
+def segment(record_id: object) -> str:
+    """An id as one segment of a path."""
+    return quote(str(record_id), safe="")
+
+
+def batched(records: list[Any], size: int) -> Iterator[list[Any]]:
+    """`records` in runs of `size`."""
+    for start in range(0, len(records), size):
+        yield records[start : start + size]
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,32 @@
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.sample import sample_workbooks
+from tests.e2e.service import ServiceProcess, running_service
+from tests.e2e.workbooks import Workbook, read_workbooks
+
+StartService = Callable[..., Awaitable[ServiceProcess]]
+
+
+@pytest.fixture(params=["sample", pytest.param("real", marks=pytest.mark.slow)])
+def workbooks(request: pytest.FixtureRequest) -> list[Workbook]:
+    """The generated sample, and the real data where there is some."""
+    if request.param == "sample":
+        return sample_workbooks()
+    folder: Path = request.getfixturevalue("real_data")
+    return read_workbooks(folder)
+
+
+@pytest.fixture
+async def start_service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StartService]:
+    """A function that starts a service on data of its own, with the settings given by their dotted keys."""
+    async with AsyncExitStack() as running:
+
+        async def start(settings: Mapping[str, object] | None = None, *, measured: bool = True) -> ServiceProcess:
+            folder = tmp_path_factory.mktemp("service")
+            return await running.enter_async_context(running_service(folder, settings, measured=measured))
+
+        yield start

@@ -1,0 +1,30 @@
+"""Ten workers at once report everything they do; afterwards all of it is there, field by field."""
+
+from collections.abc import Sequence
+
+from tests.e2e.caller import Caller
+from tests.e2e.conftest import StartService
+from tests.e2e.job import MainJob, stored_rows
+from tests.e2e.workbooks import Workbook
+
+
+async def test_everything_that_ten_workers_report_is_read_back_as_it_was_sent(
+    start_service: StartService, workbooks: Sequence[Workbook]
+) -> None:
+    service = await start_service()
+    async with Caller.to(service) as caller:
+        job = MainJob(caller, workbooks)
+        await job.run()
+        verdict = await job.check_everything()
+        health = await caller.health()
+    print(verdict)
+    assert verdict, str(verdict)
+    assert (health["status"], health["aside"]) == ("healthy", [])
+    assert (health["buffer"]["total_count"], health["journal"]["unstored_items"]) == (0, 0)
+
+    assert await service.terminate() == 0
+    tasks = sum(len(workbook.tasks) for workbook in workbooks)
+    assert stored_rows(service.folder / "persistence.db") == {
+        "translation_sessions": (len(workbooks), len(workbooks)),
+        "translation_tasks": (tasks, tasks),
+    }

@@ -1,0 +1,133 @@
+"""How the process starts, stops and dies: what was acknowledged is there afterwards, and a wrong start says what is wrong."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.caller import Caller, segment
+from tests.e2e.conftest import StartService
+from tests.e2e.job import stored_rows
+from tests.e2e.ledger import Ledger, read
+from tests.e2e.sample import sample_workbooks
+from tests.e2e.service import ROOT, command
+from tests.e2e.worker import Worker
+
+EXIT_CONFIGURATION = 2
+EXIT_UNUSABLE = 3
+# Nothing is flushed before it is asked for.
+NO_FLUSH: Mapping[str, object] = {"buffer.flush_interval": "1h", "buffer.max_buffer_size": 50_000}
+
+
+async def report_some(caller: Caller) -> Ledger:
+    """Report a session and its 200 tasks; returns what was acknowledged."""
+    ledger = Ledger()
+    workbook = sample_workbooks()[0]
+    worker = Worker(caller, ledger, workbook, batch_size=len(workbook.tasks))
+    await worker.work()
+    assert len(ledger.tasks_kept) == len(workbook.tasks)
+    return ledger
+
+
+async def test_what_is_buffered_at_sigterm_is_stored_before_the_process_ends(start_service: StartService) -> None:
+    service = await start_service(NO_FLUSH)
+    async with Caller.to(service) as caller:
+        ledger = await report_some(caller)
+        assert (await caller.get("/tasks"))["total"] == 0
+
+        assert await service.terminate() == 0
+        tasks = len(ledger.tasks_kept)
+        assert stored_rows(service.folder / "persistence.db") == {
+            "translation_sessions": (1, 1),
+            "translation_tasks": (tasks, tasks),
+        }
+
+        await service.start()
+        assert (await caller.health())["journal"]["unstored_items"] == 0
+        rows = [read(row) for row in await caller.walk("/tasks")]
+    assert ledger.judge(rows)
+    assert len(rows) == tasks
+
+
+async def test_a_batch_acknowledged_just_before_a_kill_is_read_after_the_restart(start_service: StartService) -> None:
+    service = await start_service(NO_FLUSH)
+    async with Caller.to(service) as caller:
+        ledger = await report_some(caller)
+        await service.kill()
+        assert stored_rows(service.folder / "persistence.db")["translation_tasks"] == (0, 0)
+
+        await service.start()
+        for task_id, task in ledger.tasks_kept.items():
+            # At once, or 503 as long as the journal is read: never 404.
+            assert read(await caller.get(f"/tasks/{segment(task_id)}")) == task
+        unknown = await caller.call("GET", "/tasks/unknown")
+        assert (unknown.status, unknown.body["error_code"]) == (httpx.codes.NOT_FOUND, "TASK_NOT_FOUND")
+        assert (await caller.get("/tasks"))["total"] == 0
+
+        await caller.post("/flush")
+        rows = [read(row) for row in await caller.walk("/tasks")]
+    assert ledger.judge(rows)
+    assert len(rows) == len(ledger.tasks_kept)
+
+
+async def test_what_is_buffered_survives_kill_after_kill(start_service: StartService) -> None:
+    service = await start_service(NO_FLUSH)
+    async with Caller.to(service) as caller:
+        ledger = await report_some(caller)
+        for _ in range(3):
+            await service.restart_after_kill()
+        rows = [read(row) for row in await caller.walk("/tasks", fresh=True)]
+    assert ledger.judge(rows)
+    assert len(rows) == len(ledger.tasks_kept)
+
+
+async def test_a_second_process_on_the_same_journal_says_whose_it_is_and_ends(start_service: StartService) -> None:
+    service = await start_service()
+    code, message = await run_to_its_end(*command(service.folder, {"sqlite.path": service.folder / "other.db"}))
+    assert code == EXIT_UNUSABLE
+    assert f"the journal {service.folder / 'journal'} belongs to a running process" in message
+    assert "Traceback" not in message
+    async with Caller.to(service) as caller:
+        assert (await caller.health())["status"] == "healthy"
+
+
+async def test_a_wrong_configuration_ends_the_start_with_every_problem_at_once(tmp_path: Path) -> None:
+    wrong = {"buffer.flush_interval": "soon", "service.port": 70_000, "journal.directori": "x", "storage.backend": ""}
+    options = [f"--set={key}={value}" for key, value in wrong.items()]
+    code, message = await run_to_its_end(sys.executable, str(ROOT / "main.py"), "serve", *options, folder=tmp_path)
+    assert code == EXIT_CONFIGURATION
+    for key, value in wrong.items():
+        assert key in message
+        assert str(value) in message
+    assert "Traceback" not in message
+    assert not any(os.scandir(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["storage.backend", "storage.routes"])
+async def test_an_unknown_backend_ends_the_start_with_the_list_of_known_ones(tmp_path: Path, key: str) -> None:
+    value = "postgres" if key == "storage.backend" else '{"translation_tasks": "postgres"}'
+    code, message = await run_to_its_end(*command(tmp_path, {key: value}), folder=tmp_path)
+    assert code == EXIT_CONFIGURATION
+    assert "postgres" in message
+    assert "memory, sqlite" in message
+    assert "Traceback" not in message
+
+
+async def run_to_its_end(*arguments: str, folder: Path | None = None) -> tuple[int, str]:
+    """The exit code of a process that should end by itself, and what it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        *arguments, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(60):
+            output, _ = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return process.returncode, output.decode()
