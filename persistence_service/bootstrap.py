@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
-from persistence_service.buffer.buffer import RecordBuffer, Tickets
-from persistence_service.buffer.flusher import Flusher, FlushPolicy
-from persistence_service.buffer.manager import BufferManager, BufferPolicy
+from persistence_service.buffer.buffer import Aside, RecordBuffer, Tickets
+from persistence_service.buffer.flusher import Flusher
+from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
 from persistence_service.buffer.timing import EventClock, SystemTiming, Timing
 from persistence_service.errors import (
     ConfigurationError,
@@ -107,8 +109,8 @@ async def open_services(
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)
-        opener = BackendOpener(backend, migrate=settings.storage.migrate_on_start)
-        await _try_to_open(opener)
+        prepare = _Preparation(backend, migrate=settings.storage.migrate_on_start)
+        await _try_to_prepare(prepare)
         journal = await Journal.open(
             settings.journal.directory,
             max_bytes=settings.journal.max_bytes,
@@ -118,22 +120,19 @@ async def open_services(
         )
         stack.push_async_callback(journal.close)
         tickets = Tickets()
-        sessions = RecordBuffer(SESSIONS, journal.release)
-        tasks = RecordBuffer(TASKS, journal.release)
+        sessions = RecordBuffer(SESSIONS, journal.release, partial(_note_refusal, metrics))
+        tasks = RecordBuffer(TASKS, journal.release, partial(_note_refusal, metrics))
+        bounds = MemoryBounds(settings.buffer.max_memory_records, settings.buffer.max_memory_bytes)
         flusher = Flusher(
             sessions=sessions,
             tasks=tasks,
             backend=backend,
-            policy=FlushPolicy(
-                max_buffer_size=settings.buffer.max_buffer_size,
-                flush_interval_s=settings.buffer.flush_interval,
-                max_memory_records=settings.buffer.max_memory_records,
-                max_memory_bytes=settings.buffer.max_memory_bytes,
-            ),
+            policy=FlushPolicy(settings.buffer.max_buffer_size, settings.buffer.flush_interval),
+            bounds=bounds,
             timing=timing,
             metrics=metrics,
             last_ticket=lambda: tickets.last,
-            prepare=opener.ensure_open,
+            prepare=prepare,
         )
         buffer = BufferManager(
             journal=journal,
@@ -143,13 +142,8 @@ async def open_services(
             clock=EventClock(timing, journal.high_water_us),
             timing=timing,
             limits=limits_of(settings),
-            policy=BufferPolicy(
-                max_memory_records=settings.buffer.max_memory_records,
-                max_memory_bytes=settings.buffer.max_memory_bytes,
-                ack=settings.buffer.ack,
-                min_ack=settings.buffer.min_ack,
-                ack_timeout_s=settings.buffer.ack_timeout,
-            ),
+            bounds=bounds,
+            ack=AckPolicy(settings.buffer.ack, settings.buffer.min_ack, settings.buffer.ack_timeout),
             tickets=tickets,
         )
         _watch(metrics, buffer, journal)
@@ -175,21 +169,44 @@ async def _running(buffer: BufferManager, flusher: Flusher, *, drain_s: float) -
         yield
     finally:
         buffer.begin_shutdown()
-        await flusher.stop(drain_s=drain_s)
-        for task in (replay, flush):
-            task.cancel()
-        for outcome in await asyncio.gather(replay, flush, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                _log.error("background_task.failed", exc_info=outcome)
+        try:
+            await flusher.stop(drain_s=drain_s)
+        finally:
+            for task in (replay, flush):
+                task.cancel()
+            for outcome in await asyncio.gather(replay, flush, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    _log.error("background_task.failed", exc_info=outcome)
 
 
-async def _try_to_open(opener: BackendOpener) -> None:
+class _Preparation:
+    """Opens the backend, and migrates it if asked to; costs nothing once that is done."""
+
+    def __init__(self, backend: StorageBackend, *, migrate: bool) -> None:
+        self._backend = backend
+        # An open backend can't be opened again, so a migration that failed is repeated by itself.
+        self._opener = BackendOpener(backend, migrate=False)
+        self._is_migrated = not migrate
+
+    async def __call__(self) -> None:
+        await self._opener.ensure_open()
+        if not self._is_migrated:
+            await self._backend.migrate()
+            self._is_migrated = True
+
+
+async def _try_to_prepare(prepare: _Preparation) -> None:
     try:
-        await opener.ensure_open()
+        await prepare()
     except SchemaTooNew:
         raise
     except (StorageUnavailable, StorageError) as exc:
         _log.error("storage.not_open", error=exc.code, detail=str(exc), now="batches are journaled until it is")
+
+
+def _note_refusal(metrics: Metrics, collection: str, aside: Aside[Any]) -> None:
+    metrics.refused(collection, aside.reason.value)
+    _log.warning("record.set_aside", collection=collection, reason=aside.reason.value, detail=aside.detail)
 
 
 def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:

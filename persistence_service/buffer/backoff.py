@@ -1,6 +1,6 @@
-"""Exponential backoff with full jitter, for one party that retries for ever.
+"""Exponential backoff with jitter, for one party that retries for ever.
 
-Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (its "equal jitter").
 """
 
 from __future__ import annotations

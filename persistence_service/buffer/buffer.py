@@ -7,11 +7,11 @@ journal segments that its records came from until it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -42,11 +42,18 @@ class AsideReason(StrEnum):
     DATA_REJECTED = "data_rejected"
 
 
+class UnstoredReason(StrEnum):
+    """Why a record that will be flushed is not in the backend yet."""
+
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+
+
 @dataclass(slots=True)
 class Entry(Generic[R]):
     """One key's merged record, and what it stands for.
 
-    `ticket` numbers its first arrival; `size` is in bytes of the journal's form; `holds` are items per journal segment.
+    `ticket` numbers its first arrival, `arrived_s` is the monotonic time of it; `size` is in bytes of the journal's form;
+    `holds` are items per journal segment; `watched` are the tickets of batches in it whose senders wait for storage.
     """
 
     record: R
@@ -54,6 +61,7 @@ class Entry(Generic[R]):
     arrived_s: float
     size: int
     holds: list[tuple[Segment, int]]
+    watched: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +73,20 @@ class Aside(Generic[R]):
     detail: str
 
 
-class RecordBuffer(Generic[R]):
-    """Entries of one collection. Not thread-safe: used from the event loop alone."""
+OnRefused = Callable[[str, Aside[Any]], None]
+"""Told of every refused record: its collection's name, and why."""
 
-    def __init__(self, collection: Collection[R], release: Release) -> None:
+
+class RecordBuffer(Generic[R]):
+    """Entries of one collection. Not thread-safe: used from the event loop alone.
+
+    Waiting entries are in the order of their tickets. Everything of a key that is not refused agrees in the fixed fields.
+    """
+
+    def __init__(self, collection: Collection[R], release: Release, on_refused: OnRefused) -> None:
         self.collection = collection
         self._release = release
+        self._on_refused = on_refused
         self._waiting: dict[str, Entry[R]] = {}
         self._in_flight: dict[str, Entry[R]] = {}
         self._orphans: dict[str, dict[str, Entry[R]]] = {}
@@ -88,14 +104,14 @@ class RecordBuffer(Generic[R]):
         return len(self._waiting) + len(self._in_flight)
 
     @property
-    def waiting(self) -> int:
-        """Records that no chunk has been taken of."""
-        return len(self._waiting)
-
-    @property
     def orphans(self) -> int:
         """Records whose parent is not stored yet."""
         return len(self._orphan_parent)
+
+    @property
+    def missing_parents(self) -> list[str]:
+        """The parents that orphans wait for."""
+        return list(self._orphans)
 
     @property
     def refused(self) -> int:
@@ -120,31 +136,26 @@ class RecordBuffer(Generic[R]):
     # ------------------------------------------------------------------------------------------------- arrival
 
     def add(self, entry: Entry[R]) -> None:
-        """Take an entry in and merge it with what waits under its key."""
+        """Take an entry in and merge it with what is here of its key, in its place; an orphan stays one.
+
+        One that names another parent than what is here of its key is refused.
+        """
         key = self.collection.key_of(entry.record)
         self.size_bytes += entry.size
         if any(self._differs_in_fixed(present.record, entry.record) for present in self._entries(key)):
             self._refuse(key, Aside(entry, AsideReason.TASK_ID_CONFLICT, "another session has a task of this id"))
             return
-        if key in self._orphan_parent:
-            self.merged += 1
-            entry = self._joined(self._pop_orphan(key), entry, ticket=entry.ticket)
-        self._put(key, entry)
+        place = self._orphans[self._orphan_parent[key]] if key in self._orphan_parent else self._waiting
+        present = place.get(key)
+        place[key] = entry if present is None else self._joined(present, entry)
 
-    def _put(self, key: str, entry: Entry[R]) -> None:
-        present = self._waiting.get(key)
-        if present is None:
-            self._waiting[key] = entry
-        else:
-            self.merged += 1
-            self._waiting[key] = self._joined(present, entry, ticket=present.ticket)
-
-    def _joined(self, first: Entry[R], second: Entry[R], *, ticket: int) -> Entry[R]:
-        merged = self.collection.merge(first.record, second.record)
-        size = first.size if merged is first.record else max(first.size, second.size)
-        self.size_bytes += size - first.size - second.size
-        first.holds.extend(second.holds)
-        return Entry(merged, ticket, min(first.arrived_s, second.arrived_s), size, _compact(first.holds))
+    def _joined(self, older: Entry[R], newer: Entry[R]) -> Entry[R]:
+        self.merged += 1
+        record = self.collection.merge(older.record, newer.record)
+        size = older.size if record is older.record else max(older.size, newer.size)
+        self.size_bytes += size - older.size - newer.size
+        holds = _compact([*older.holds, *newer.holds])
+        return Entry(record, older.ticket, older.arrived_s, size, holds, older.watched + newer.watched)
 
     def _differs_in_fixed(self, present: R, arriving: R) -> bool:
         return any(getattr(present, field) != getattr(arriving, field) for field in self.collection.fixed)
@@ -170,16 +181,17 @@ class RecordBuffer(Generic[R]):
     def settle(self, entry: Entry[R]) -> None:
         """The entry is stored: let go of it and of its place in the journal."""
         del self._in_flight[self.collection.key_of(entry.record)]
-        self._forget(entry)
+        self.size_bytes -= entry.size
+        for segment, items in entry.holds:
+            self._release(segment, items)
 
     def set_orphan(self, entry: Entry[R]) -> None:
-        """The entry's parent is not stored: keep it aside until `adopt` is called for that parent."""
+        """The entry's parent is not stored: keep it, and what arrived of its key since, until `adopt` names that parent."""
         key = self.collection.key_of(entry.record)
         del self._in_flight[key]
-        if key in self._waiting:  # a newer record arrived meanwhile: they travel on together
-            newer = self._waiting[key]
-            self._waiting[key] = self._joined(entry, newer, ticket=newer.ticket)
-            return
+        newer = self._waiting.pop(key, None)
+        if newer is not None:
+            entry = self._joined(entry, newer)
         parent = self._parent_of(entry.record)
         self._orphans.setdefault(parent, {})[key] = entry
         self._orphan_parent[key] = parent
@@ -190,19 +202,16 @@ class RecordBuffer(Generic[R]):
         del self._in_flight[key]
         self._refuse(key, Aside(entry, reason, detail))
 
-    def adopt(self, parents: list[str] | None = None) -> int:
-        """Queue the orphans of `parents` (None: of all) again, at the head; returns how many."""
-        names = [name for name in (list(self._orphans) if parents is None else parents) if name in self._orphans]
+    def adopt(self, parents: Iterable[str]) -> None:
+        """These parents are stored: their orphans wait for the next chunk, in the order of their arrival."""
         adopted: dict[str, Entry[R]] = {}
-        for name in names:
-            adopted |= self._orphans.pop(name)
+        for parent in parents:
+            adopted |= self._orphans.pop(parent, {})
         if adopted:
             for key in adopted:
                 del self._orphan_parent[key]
-            behind, self._waiting = self._waiting, dict(sorted(adopted.items(), key=lambda item: item[1].ticket))
-            for key, entry in behind.items():
-                self._put(key, entry)
-        return len(adopted)
+            waiting = adopted | self._waiting
+            self._waiting = dict(sorted(waiting.items(), key=lambda item: item[1].ticket))
 
     # --------------------------------------------------------------------------------------------------- reads
 
@@ -210,10 +219,6 @@ class RecordBuffer(Generic[R]):
         """Everything known here of `key`, merged; None when nothing is. Refused records do not show."""
         records = [entry.record for entry in self._entries(key)]
         return reduce(self.collection.merge, records) if records else None
-
-    def is_unsettled(self, key: str) -> bool:
-        """Whether a flush has yet to write `key`."""
-        return key in self._waiting or key in self._in_flight
 
     def aside(self) -> Iterator[Aside[R]]:
         """Every record that waits outside of the flush, orphans first."""
@@ -223,13 +228,15 @@ class RecordBuffer(Generic[R]):
         for refused in self._refused.values():
             yield from refused
 
-    def why_aside(self, record: R) -> AsideReason | None:
-        """Why `record`'s key waits outside of the flush, None if it does not."""
+    def why_unstored(self, record: R, ticket: int) -> UnstoredReason | AsideReason | None:
+        """Why a record of the watched batch `ticket` is not in the backend; None when it is, alone or merged into another."""
         key = self.collection.key_of(record)
-        if key in self._orphan_parent:
-            return AsideReason.UNKNOWN_SESSION
+        for entry in self._entries(key):
+            if ticket in entry.watched and not self._differs_in_fixed(entry.record, record):
+                is_orphan = key in self._orphan_parent
+                return AsideReason.UNKNOWN_SESSION if is_orphan else UnstoredReason.STORAGE_UNAVAILABLE
         for aside in self._refused.get(key, ()):
-            if aside.entry.record == record:
+            if ticket in aside.entry.watched and not self._differs_in_fixed(aside.entry.record, record):
                 return aside.reason
         return None
 
@@ -247,22 +254,10 @@ class RecordBuffer(Generic[R]):
         parent: str = getattr(record, self.collection.parent.field)
         return parent
 
-    def _pop_orphan(self, key: str) -> Entry[R]:
-        parent = self._orphan_parent.pop(key)
-        siblings = self._orphans[parent]
-        entry = siblings.pop(key)
-        if not siblings:
-            del self._orphans[parent]
-        return entry
-
     def _refuse(self, key: str, aside: Aside[R]) -> None:
         self._refused.setdefault(key, []).append(aside)
         self._refused_count += 1
-
-    def _forget(self, entry: Entry[R]) -> None:
-        self.size_bytes -= entry.size
-        for segment, items in entry.holds:
-            self._release(segment, items)
+        self._on_refused(self.collection.name, aside)
 
 
 def _compact(holds: list[tuple[Segment, int]]) -> list[tuple[Segment, int]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, get_type_hints
 
 import msgspec
@@ -15,6 +15,8 @@ from persistence_service.models.digest import digest_of
 from persistence_service.storage.query import Sort, Value
 
 _MISMATCH = "belongs to another list, or was changed; use it with the filters and the order it was made with"
+_LONGEST = 4096  # of characters: enough for the longest names and ids
+_INT64 = range(-(2**63), 2**63)
 
 
 class _Cursor(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -43,13 +45,26 @@ def decode_cursor(
     Raises:
         ValidationFailed: not a cursor, or one of another list.
     """
+    wrong = ValidationFailed([FieldProblem(None, "cursor", _MISMATCH)])
+    if len(text) > _LONGEST:
+        raise wrong
     try:
-        cursor = _decoder.decode(urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
-    except (ValueError, binascii.Error, msgspec.MsgspecError):
-        raise ValidationFailed([FieldProblem(None, "cursor", _MISMATCH)]) from None
-    hints = get_type_hints(record)  # a derived field is a time
-    expected = [str if issubclass(kind := hints.get(term.field, datetime), str) else kind for term in order]
-    fits = len(cursor.values) == len(expected) and all(map(isinstance, cursor.values, expected))
+        cursor = _decoder.decode(b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        raise wrong from None
+    kinds = [_kind(record, term.field) for term in order]
+    fits = len(cursor.values) == len(kinds) and all(map(_is_of, cursor.values, kinds))
     if cursor.fingerprint != fingerprint or not fits:
-        raise ValidationFailed([FieldProblem(None, "cursor", _MISMATCH)])
+        raise wrong
     return tuple(v.astimezone(UTC) if isinstance(v, datetime) else v for v in cursor.values)
+
+
+@cache
+def _kind(record: type[msgspec.Struct], field: str) -> type:
+    """The type of a field's values: text, whole number, or time. A derived field is a time."""
+    kind: type = get_type_hints(record).get(field, datetime)
+    return str if issubclass(kind, str) else kind
+
+
+def _is_of(value: object, kind: type) -> bool:
+    return type(value) is kind and not (isinstance(value, int) and value not in _INT64)

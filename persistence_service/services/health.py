@@ -23,21 +23,28 @@ class HealthService:
 
     def is_ready(self) -> bool:
         """Whether a batch sent now can be accepted and kept. Asks nobody."""
-        return self._buffer.accepting and self._journal.stats().failing is None
+        journal = self._journal.stats()
+        return self._buffer.accepting and journal.failing is None and not journal.full
 
     async def report(self) -> Health:
         """Everything about the service's health; asks the database, in bounded time."""
         database = await self._backend.health_check()
         failure = self._buffer.storage_failure
         is_stored = database.healthy and failure is None
-        losses = self._journal.stats().losses
+        unreadable = self._buffer.stats().unreadable
+        is_whole = not unreadable and not self._journal.stats().losses
         status = "unhealthy"
         if self.is_ready():
-            status = "healthy" if is_stored and not losses else "degraded"
+            status = "healthy" if is_stored and is_whole else "degraded"
+        details = [database.detail or (str(failure) if failure else "")]
+        if unreadable:
+            details.append(
+                f"{unreadable} journaled batches can't be read by this version; start the one that wrote them"
+            )
         return Health(
             status=status,
             database="healthy" if is_stored else "unhealthy",
-            detail=database.detail or (str(failure) if failure else ""),
+            detail="; ".join(filter(None, details)),
             buffer=self.buffer_view(),
             journal=self.journal_view(),
             aside=[

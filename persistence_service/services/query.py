@@ -10,7 +10,14 @@ from typing import TypeVar
 import msgspec
 
 from persistence_service.buffer.manager import BufferManager
-from persistence_service.errors import FieldProblem, SessionNotFound, TaskNotFound, Unavailable, ValidationFailed
+from persistence_service.errors import (
+    FieldProblem,
+    SessionNotFound,
+    StorageError,
+    TaskNotFound,
+    Unavailable,
+    ValidationFailed,
+)
 from persistence_service.models.answers import Page
 from persistence_service.models.session import Session
 from persistence_service.models.status import Status
@@ -145,13 +152,15 @@ class QueryService:
         # The buffer is looked at first: what a flush moves to the backend meanwhile is then seen twice, never missed.
         try:
             stored = await self._registry.backend_for(collection).read(collection, [key])
-        except Unavailable:
+        except (Unavailable, StorageError):
             if buffered is None:
                 raise
             return buffered
         if not stored:
             return buffered
-        return stored[0] if buffered is None else collection.merge(stored[0], buffered)
+        if buffered is None or any(getattr(stored[0], name) != getattr(buffered, name) for name in collection.fixed):
+            return stored[0]  # a buffered record that contradicts the stored one will be refused
+        return collection.merge(stored[0], buffered)
 
     async def _page(
         self, collection: Collection[R], where: Sequence[Condition], page: PageRequest, *, exact: bool

@@ -1,0 +1,34 @@
+"""What an operator may set of the buffer: bounds, times, and promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from persistence_service.settings import Durability
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBounds:
+    """The most that is held in memory; `pressure` is the share of it from which a flush starts early."""
+
+    records: int = 50_000
+    size_bytes: int = 64 * 1024 * 1024
+    pressure: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class FlushPolicy:
+    """When a flush starts, and how large its transactions are."""
+
+    max_buffer_size: int
+    flush_interval_s: float
+    chunk_bytes: int = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AckPolicy:
+    """The durability of an acknowledgement: by default, at the least, and how long storage may take."""
+
+    default: Durability
+    least: Durability
+    timeout_s: float

@@ -1,0 +1,208 @@
+"""The way in: stamps, room, the journal, and clients that go away."""
+
+import asyncio
+import errno
+from pathlib import Path
+
+import pytest
+
+from persistence_service.buffer import manager
+from persistence_service.buffer.policy import MemoryBounds
+from persistence_service.buffer.timing import EventClock, SystemTiming
+from persistence_service.errors import (
+    BufferFull,
+    JournalFull,
+    JournalUnavailable,
+    PayloadTooLarge,
+    StorageUnavailable,
+    ValidationFailed,
+)
+from persistence_service.models.times import to_micros
+from persistence_service.settings import Durability
+from persistence_service.testing.clocks import ManualTiming
+from persistence_service.testing.faulty_files import FaultyFiles
+from tests.unit.buffer.harness import KIB, let_all_run, open_rig, session_request, task_requests, until
+
+AWAY = StorageUnavailable("gone")
+
+
+# --------------------------------------------------------------------------------------------------------- clock
+
+
+def test_stamps_never_repeat_and_never_go_back_when_the_wall_clock_does() -> None:
+    timing = ManualTiming(wall_us=1000)
+    clock = EventClock(timing, 0)
+    assert clock.reserve(3) == 1000
+    assert clock.reserve(1) == 1003
+    timing.set_wall(5)
+    assert clock.reserve(2) == 1004
+    timing.set_wall(2000)
+    assert clock.reserve(1) == 2000
+    assert clock.high_water_us == 2000
+
+
+async def test_stamps_go_on_over_a_restart_after_the_wall_clock_jumped_back(tmp_path: Path) -> None:
+    timing = ManualTiming()
+    async with open_rig(tmp_path / "journal", timing=timing) as rig:
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(3)])
+        seen = rig.buffer.session("S2")
+        assert seen is not None
+        newest = to_micros(seen.event_time)
+        image = await rig.crash()
+        rig.clock.reserve(1)
+    timing.set_wall(1_000_000)
+    async with open_rig(image, timing=timing) as rig:
+        receipt = await rig.buffer.accept_sessions([session_request("S2", total_tasks=7)])
+        assert to_micros(receipt.accepted_at) == newest + 1
+        seen = rig.buffer.session("S2")
+        assert seen is not None
+        assert to_micros(seen.event_time) == newest + 1
+
+
+async def test_the_machines_own_clocks() -> None:
+    timing = SystemTiming()
+    assert timing.wall_us() > 1_700_000_000_000_000
+    assert timing.monotonic() <= timing.monotonic()
+    event = asyncio.Event()
+    assert not await timing.wait(event, 0)
+    event.set()
+    assert await timing.wait(event, None)
+
+
+# --------------------------------------------------------------------------------------------------------- room
+
+
+async def test_a_batch_without_room_is_refused_with_an_estimate_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(records=10), size=10) as rig:
+        rig.backend.go_away(AWAY)
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(8)])
+        await until(lambda: rig.flusher.failure is not None)
+        appended = rig.journal.stats().appended_records
+        with pytest.raises(BufferFull) as caught:
+            await rig.buffer.accept_sessions([session_request(f"T{n}") for n in range(3)])
+        assert caught.value.retry_after_s == 5
+        assert rig.journal.stats().appended_records == appended
+        await rig.buffer.accept_sessions([session_request(f"T{n}") for n in range(2)])
+        assert not rig.buffer.accepting
+        assert rig.buffer.stats().usage_percent == 100
+        rig.backend.come_back()
+        await rig.pass_time(30)
+        await until(lambda: rig.buffer.stats().total_count == 0)
+        await rig.buffer.accept_sessions([session_request(f"U{n}") for n in range(3)])
+
+
+async def test_the_estimate_follows_the_rate_of_the_flush(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(records=10, pressure=2), size=10) as rig:
+        rig.flusher.rows_per_s = 2.0
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(9)])
+        rig.backend.hold()
+        with pytest.raises(BufferFull) as caught:
+            await rig.buffer.accept_sessions([session_request(f"T{n}") for n in range(5)])
+        assert caught.value.retry_after_s == 2
+        rig.backend.release()
+
+
+async def test_a_batch_that_finds_no_room_starts_a_flush_at_once(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(records=10), size=10) as rig:
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(7)])
+        with pytest.raises(BufferFull):
+            await rig.buffer.accept_sessions([session_request(f"T{n}") for n in range(5)])
+        await until(lambda: rig.buffer.stats().total_count == 0)
+        assert rig.metrics.flushes == {"memory": 1}
+
+
+async def test_bytes_are_bounded_too(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(size_bytes=10 * KIB, pressure=2)) as rig:
+        await rig.buffer.accept_sessions([session_request(metadata={"text": "x" * 6 * KIB})])
+        with pytest.raises(BufferFull):
+            await rig.buffer.accept_sessions([session_request("S2", metadata={"text": "x" * 6 * KIB})])
+
+
+async def test_a_batch_larger_than_the_bound_is_let_in_alone(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(records=5), size=5) as rig:
+        await rig.buffer.accept_tasks(task_requests(1, "nobody"))
+        with pytest.raises(BufferFull):
+            await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(6)])
+        await rig.buffer.flush()  # what stays is an orphan, which no flush takes away
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(6)])
+        await rig.buffer.flush()
+        assert len((await rig.stored())[0]) == 6
+
+
+async def test_a_batch_that_the_journal_could_not_hold_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "MAX_PAYLOAD_BYTES", 1000)
+    async with open_rig(tmp_path) as rig:
+        with pytest.raises(PayloadTooLarge):
+            await rig.buffer.accept_tasks(task_requests(10))
+
+
+async def test_a_batch_with_one_invalid_item_is_refused_whole(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        with pytest.raises(ValidationFailed):
+            await rig.buffer.accept_sessions([session_request(), session_request("S2", event_time="yesterday")])
+        assert rig.buffer.stats().total_count == 0
+
+
+# ------------------------------------------------------------------------------------------------------ the journal
+
+
+async def test_a_client_that_goes_away_while_its_batch_is_written_changes_nothing(tmp_path: Path) -> None:
+    files = FaultyFiles()
+    async with open_rig(tmp_path, files=files) as rig:
+        gate = files.gate("sync")
+        accepting = asyncio.create_task(rig.buffer.accept_sessions([session_request()]))
+        await let_all_run()
+        await asyncio.to_thread(gate.wait_until_entered)
+        accepting.cancel()
+        await asyncio.gather(accepting, return_exceptions=True)
+        assert rig.buffer.stats().total_count == 0
+        gate.open()
+        await until(lambda: rig.buffer.stats().total_count == 1)
+        await rig.buffer.flush()
+        assert await rig.stored() == (["S"], [])
+
+
+@pytest.mark.parametrize("number, error", [(errno.EIO, JournalUnavailable), (errno.ENOSPC, JournalFull)])
+async def test_a_batch_that_is_not_journaled_is_not_merged_and_gives_its_room_back(
+    tmp_path: Path, number: int, error: type[Exception]
+) -> None:
+    files = FaultyFiles()
+    async with open_rig(tmp_path, files=files) as rig:
+        files.fail("writev", number)
+        with pytest.raises(error):
+            await rig.buffer.accept_sessions([session_request()])
+        accepting = asyncio.create_task(rig.buffer.accept_sessions([session_request()]))
+        await let_all_run()
+        accepting.cancel()  # nobody hears of the second failure
+        await asyncio.gather(accepting, return_exceptions=True)
+        await until(lambda: rig.buffer._room._reserved_records == 0)
+        assert rig.buffer.stats().total_count == 0
+        assert rig.buffer.stats().size_bytes == 0
+        files.heal()
+        await until(lambda: rig.journal.stats().failing is None)
+        await rig.buffer.accept_sessions([session_request()])
+
+
+async def test_a_full_journal_refuses_at_once_and_gives_the_room_back(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_bytes=64 * KIB, segment_bytes=32 * KIB) as rig:
+
+        async def fill() -> None:
+            for number in range(100):
+                await rig.buffer.accept_sessions([session_request(f"S{number}", metadata={"text": "x" * KIB})])
+
+        with pytest.raises(JournalFull):
+            await fill()
+        assert rig.buffer._room._reserved_records == 0
+        await rig.buffer.flush()
+        await until(lambda: rig.journal.stats().bytes < 16 * KIB)
+        await rig.buffer.accept_sessions([session_request()])
+
+
+@pytest.mark.parametrize("ack", list(Durability))
+async def test_every_durability_journals_and_merges(tmp_path: Path, ack: Durability) -> None:
+    async with open_rig(tmp_path) as rig:
+        receipt = await rig.buffer.accept_sessions([session_request()], ack)
+        assert (receipt.count, receipt.durability) == (1, ack)
+        assert rig.journal.stats().appended_records == 1

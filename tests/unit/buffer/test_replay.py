@@ -1,0 +1,150 @@
+"""What the last run left in the journal comes back, whatever state it and the backend are in."""
+
+import asyncio
+import errno
+from pathlib import Path
+
+import pytest
+
+from persistence_service.buffer.policy import MemoryBounds
+from persistence_service.errors import Replaying, StorageUnavailable
+from persistence_service.models.acceptance import Acceptance, accept_sessions
+from persistence_service.models.limits import Limits
+from persistence_service.models.status import Status
+from persistence_service.storage.collections import SESSIONS
+from persistence_service.storage.memory import MemoryBackend
+from persistence_service.testing.faulty_files import FaultyFiles
+from tests.unit.buffer.harness import (
+    KIB,
+    image_of,
+    let_all_run,
+    open_rig,
+    session_request,
+    task_request,
+    task_requests,
+    until,
+)
+
+AWAY = StorageUnavailable("gone")
+
+
+async def left_behind(directory: Path, batches: int, *, session: bool = True) -> Path:
+    """A journal with a session and ten tasks a batch, none of them stored."""
+    async with open_rig(directory) as rig:
+        if session:
+            await rig.buffer.accept_sessions([session_request()])
+        for number in range(batches):
+            await rig.buffer.accept_tasks(task_requests(10, prefix=f"T{number}-"))
+        return await rig.crash()
+
+
+async def test_what_was_not_stored_before_a_crash_is_stored_after_it(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 3)
+    async with open_rig(image) as rig:
+        assert rig.buffer.stats().tasks_count == 30
+        await rig.buffer.flush()
+        assert len((await rig.stored())[1]) == 30
+        assert rig.journal.stats().unstored_items == 0
+
+
+async def test_replaying_what_is_stored_already_changes_nothing(tmp_path: Path) -> None:
+    inner = MemoryBackend()
+    await inner.open()
+    async with open_rig(tmp_path / "journal", inner=inner) as rig:
+        await rig.buffer.accept_sessions([session_request()])
+        await rig.buffer.accept_tasks([task_request(status=Status.PENDING)])
+        image = image_of(rig.directory)
+        await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED)])
+        await rig.buffer.flush()
+        before = await rig.stored_task("T")
+    async with open_rig(image, inner=inner) as rig:
+        await rig.buffer.flush()
+        assert await rig.stored_task("T") == before
+    await inner.close()
+
+
+async def test_replay_waits_for_room_and_new_batches_are_accepted_meanwhile(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 10)
+    async with open_rig(image, bounds=MemoryBounds(records=25), size=20, start=False) as rig:
+        rig.backend.go_away(AWAY)
+        await rig.start(replay=False)
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        await until(lambda: rig.buffer.stats().tasks_count == 20)
+        await let_all_run()
+        assert rig.buffer.stats().total_count == 21
+        with pytest.raises(Replaying):
+            rig.buffer.require_replayed()
+        with pytest.raises(StorageUnavailable):
+            await rig.buffer.flush()
+        await rig.buffer.accept_sessions([session_request("new")])
+        rig.backend.come_back()
+        await rig.buffer.flush()
+        assert not rig.buffer.replaying
+        rig.buffer.require_replayed()
+        assert len((await rig.stored())[1]) == 100
+
+
+async def test_replay_goes_on_when_memory_is_full_of_what_no_flush_takes_away(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 10, session=False)
+    async with open_rig(image, bounds=MemoryBounds(records=25), size=20) as rig:
+        await rig.buffer.flush()
+        assert rig.buffer.stats().waiting_for_session == 100
+        assert not rig.buffer.accepting
+        await rig.backend.inner.write(SESSIONS, accept_sessions([session_request()], Acceptance(1, 1), Limits()))
+        await rig.buffer.flush()
+        assert len((await rig.stored())[1]) == 100
+
+
+async def test_a_segment_that_cant_be_read_now_is_read_later(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 3)
+    files = FaultyFiles()
+    async with open_rig(image, files=files, start=False) as rig:
+        files.fail("open_existing", errno.EIO)
+        await rig.start(replay=False)
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+        with pytest.raises(Replaying):
+            await rig.buffer.flush()
+        rig.timing.advance(60)
+        await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+        files.heal()
+        rig.timing.advance(60)
+        await until(lambda: not rig.buffer.replaying)
+        assert (await rig.buffer.flush()).waiting == 0
+        assert len((await rig.stored())[1]) == 30
+
+
+async def test_a_flush_during_replay_includes_all_of_it(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 20)
+    async with open_rig(image, start=False) as rig:
+        await rig.start(replay=False)
+        flush = asyncio.create_task(rig.buffer.flush())
+        await let_all_run()
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        await flush
+        assert len((await rig.stored())[1]) == 200
+
+
+async def test_batches_that_this_version_cant_read_keep_their_place_and_are_counted(tmp_path: Path) -> None:
+    async with open_rig(tmp_path / "journal") as rig:
+        await rig.journal.append(77, b"[]", items=2, accepted_at_us=1, high_water_us=1)
+        await rig.journal.append(1, b"{not json", items=1, accepted_at_us=1, high_water_us=1)
+        await rig.buffer.accept_sessions([session_request()])
+        image = await rig.crash()
+        for segment in list(rig.journal._held):  # the books of this run are of no interest
+            rig.journal.release(segment, segment.holds - 1)
+    async with open_rig(image) as rig:
+        assert rig.buffer.stats().unreadable == 2
+        await rig.buffer.flush()
+        assert rig.journal.stats().unstored_items == 3
+        assert await rig.stored() == (["S"], [])
+
+
+async def test_big_batches_are_replayed_one_after_the_other_when_memory_is_small(tmp_path: Path) -> None:
+    async with open_rig(tmp_path / "journal") as rig:
+        for number in range(4):
+            await rig.buffer.accept_sessions([session_request(f"S{number}", metadata={"text": "x" * 6 * KIB})])
+        image = await rig.crash()
+    async with open_rig(image, bounds=MemoryBounds(size_bytes=10 * KIB, pressure=1)) as rig:
+        await rig.buffer.flush()
+        assert len((await rig.stored())[0]) == 4
