@@ -76,7 +76,9 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    async def count(self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None) -> int:
+    async def count(
+        self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None
+    ) -> int:
         """How many records match; with `at_most` counting stops there, so the cost is bounded.
 
         Raises:
@@ -132,6 +134,7 @@ class StorageBackend(Reader):
         Raises:
             StorageUnavailable: can't be reached now; `open` may be tried again.
             StorageSetupError: reached, and a person must act first.
+            SchemaTooNew: a later version of the code has migrated it.
         """
 
     @abstractmethod

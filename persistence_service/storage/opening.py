@@ -18,6 +18,7 @@ class BackendOpener:
         self._backend = backend
         self._migrate = migrate
         self._lock = asyncio.Lock()
+        self._opened = False
         self.is_open = False
 
     async def ensure_open(self) -> None:
@@ -28,7 +29,9 @@ class BackendOpener:
         """
         async with self._lock:
             if not self.is_open:
-                await self._backend.open()
+                if not self._opened:  # an opened backend can't be opened again, though its migration may have to be
+                    await self._backend.open()
+                    self._opened = True
                 if self._migrate:
                     await self._backend.migrate()
                 self.is_open = True
