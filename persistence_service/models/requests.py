@@ -75,6 +75,8 @@ class BatchParser(Generic[Item]):
 
     def _problems(self, body: bytes, limits: Limits) -> list[FieldProblem]:
         try:
+            body.decode()
+            _any_json.decode(body)  # what is no JSON at all is that first, whatever else is wrong with its beginning
             raws = self._split(body)
         except msgspec.ValidationError as exc:
             return [problem_from(None, exc)]
@@ -94,6 +96,7 @@ class BatchParser(Generic[Item]):
 
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_any_json = msgspec.json.Decoder(msgspec.Raw)
 _sessions = msgspec.json.Decoder(SessionBatch)
 _tasks = msgspec.json.Decoder(TaskBatch)
 _raw_sessions = msgspec.json.Decoder(_RawSessions)
