@@ -10,11 +10,14 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from persistence_service import __version__
 from persistence_service.api.dependencies import AppState
+from persistence_service.api.documentation import add_documentation
 from persistence_service.api.errors import add_error_handlers
-from persistence_service.api.middleware import BrowserGuard, RequestContext
+from persistence_service.api.middleware import BrowserGuard, CrossOrigin, HeadAsGet, RequestContext
+from persistence_service.api.openapi import DocumentedApi
 from persistence_service.api.routers import ingest, query, recovery, system
 from persistence_service.bootstrap import Services
 from persistence_service.observability.metrics import Metrics
+from persistence_service.settings import SecuritySettings
 
 _COMPRESSED_FROM_BYTES = 1024
 
@@ -34,23 +37,29 @@ def create_app(open_services: OpenServices) -> FastAPI:
             finally:
                 running.clear()
 
+    # Middleware is built before the services are open, so it asks for what it needs of them.
     def metrics() -> Metrics | None:
         return running[0].metrics if running else None
 
-    def allowed_hosts() -> frozenset[str]:
-        return running[0].allowed_hosts if running else frozenset()
+    closed = SecuritySettings()
 
-    app = FastAPI(
+    def security() -> SecuritySettings:
+        return running[0].settings.security if running else closed
+
+    app = DocumentedApi(
+        (ingest.router, query.router, recovery.router, system.router),
         title="Persistence Service",
         version=__version__,
         summary="Keeps the results of translation workers safe until they are in the database.",
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    add_documentation(app)
     add_error_handlers(app)
-    for router in (ingest.router, query.router, recovery.router, system.router):
-        app.include_router(router)
+    # The last one added is the first to see a request.
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=4)
-    app.add_middleware(BrowserGuard, allowed_hosts=allowed_hosts)
+    app.add_middleware(BrowserGuard, security=security)
+    app.add_middleware(CrossOrigin, security=security)
     app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(HeadAsGet)
     return app

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+import re
+from collections import Counter
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, TypedDict
+from urllib.parse import parse_qsl, unquote_to_bytes
 
-from fastapi import Depends
+from fastapi import Depends, Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from persistence_service.bootstrap import Services
+from persistence_service.errors import FieldProblem, ValidationFailed
+from persistence_service.models.limits import MAX_PROBLEMS
 from persistence_service.models.status import Status
 from persistence_service.models.times import parse_time
 from persistence_service.services.query import MAX_OFFSET, POSITION, PageRequest, SessionFilter, TaskFilter
+from persistence_service.settings import Durability
 
 
 class AppState(TypedDict):
@@ -21,7 +27,7 @@ class AppState(TypedDict):
     services: Services
 
 
-def open_services(request: Request) -> Services:
+async def open_services(request: Request) -> Services:
     """The services of the running application."""
     services: Services = request.state.services
     return services
@@ -30,33 +36,124 @@ def open_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(open_services)]
 
 
+async def well_formed(request: Request) -> None:
+    """Lets a request pass whose path and query are UTF-8 and name each parameter once.
+
+    Otherwise another id than the one sent would be looked up, or a filter be dropped without a word.
+
+    Raises:
+        ValidationFailed: names what is wrong.
+    """
+    query = request.scope["query_string"].decode("latin-1")
+    try:
+        unquote_to_bytes(request.scope.get("raw_path") or b"").decode()
+        names = Counter(name for name, _ in parse_qsl(query, keep_blank_values=True, errors="strict"))
+    except UnicodeDecodeError:
+        raise ValidationFailed([FieldProblem(None, "", "the address must be percent-encoded UTF-8")]) from None
+    repeated = [name for name, count in names.items() if count > 1]
+    if repeated:
+        reason = "is given more than once; only one value can be meant"
+        raise ValidationFailed([FieldProblem(None, name[:_LONGEST_NAME], reason) for name in repeated[:MAX_PROBLEMS]])
+
+
+_LONGEST_NAME = 200
+_YEAR_S = 366 * 86_400
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_DATE_LENGTH = len("2026-01-31")
+_DAY_WITHOUT_ITS_LAST_MICROSECOND = timedelta(days=1) - timedelta(microseconds=1)
+
+
+def _first_instant(text: str) -> datetime:
+    """An RFC 3339 time; or a plain date, which means its beginning in UTC."""
+    if _DATE.fullmatch(text):
+        return parse_time(f"{text}T00:00:00Z")
+    day, rest = text[: _DATE_LENGTH + 1], text[_DATE_LENGTH + 1 :]
+    return parse_time(day + rest.replace(" ", "+"))  # a "+" in a query string that was not encoded arrives as a blank
+
+
+def _last_instant(text: str) -> datetime:
+    """As `_first_instant`, but a plain date means its end."""
+    first = _first_instant(text)
+    return first + _DAY_WITHOUT_ITS_LAST_MICROSECOND if _DATE.fullmatch(text) else first
+
+
 def _date_or_time(text: str) -> str:
-    _instant(text, time.min)
+    try:
+        _first_instant(text)
+    except ValueError as exc:
+        raise ValueError(f"must be a date such as 2026-01-31, or {exc}") from None
     return text
 
 
-def _instant(text: str, day_time: time) -> datetime:
-    """An RFC 3339 time; or a plain date, which means `day_time` of that day in UTC."""
-    if len(text) == len("2026-01-31"):
-        try:
-            return datetime.combine(date.fromisoformat(text), day_time, UTC)
-        except ValueError:
-            pass
-    return parse_time(text.replace(" ", "+"))  # a "+" in a query string that was not encoded arrives as a blank
-
-
 DateOrTime = Annotated[
-    str, AfterValidator(_date_or_time), Field(description="RFC 3339 time, or a date: its whole day in UTC")
+    str,
+    AfterValidator(_date_or_time),
+    Field(
+        description="RFC 3339 time, or a date: its whole day in UTC",
+        examples=["2026-01-31", "2026-01-31T12:00:00Z"],
+    ),
+]
+SessionIdInPath = Annotated[str, Path(description="percent-encoded", examples=["s-2026-01-31-items"])]
+TaskIdInPath = Annotated[
+    str, Path(description="percent-encoded, `/` as `%2F`", examples=["s-2026-01-31-items:000042:zh"])
+]
+Cursor = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        description="`next_cursor` of the answer before, with the same filters and order",
+        examples=["ksQIr3mH"],
+    ),
 ]
 
 
-class _Listing(BaseModel):
+class Parameters(BaseModel):
+    """The parameters of a call; any other is refused, so that a misspelt one does not go unheard."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    page: int = Field(1, ge=1, le=MAX_OFFSET, description="page by number; deep walks follow next_cursor")
+
+class NoParameters(Parameters):
+    """For calls that take none."""
+
+
+class IntakeParameters(Parameters):
+    """Parameters of the batch calls."""
+
+    ack: Durability | None = Field(
+        None, description="how safe the batch must be when it is acknowledged; by default what `buffer.ack` says"
+    )
+
+
+class IncompleteParameters(Parameters):
+    """Parameters of `GET /recovery/incomplete-sessions`."""
+
+    limit: int = Field(20, ge=1, le=100)
+    cursor: Cursor = None
+    idle_seconds: float | None = Field(
+        None,
+        ge=0,
+        le=100 * _YEAR_S,
+        allow_inf_nan=False,
+        description="only sessions without activity for so long; use the same value along a walk",
+    )
+
+
+class RestoreParameters(Parameters):
+    """Parameters of `POST /recovery/restore/{id}`."""
+
+    limit: int = Field(10_000, ge=1, le=10_000, description="most tasks of the answer")
+    cursor: Cursor = None
+    include_failed: bool = Field(False, description="the failed tasks too")
+
+
+class _Listing(Parameters):
+    page: int = Field(
+        1, ge=1, le=MAX_OFFSET, description="by number, at most 100,000 records deep; deeper walks follow `next_cursor`"
+    )
     page_size: int = Field(20, ge=1, le=100)
-    cursor: str | None = Field(None, description="next_cursor of the answer before, with the same filters and order")
-    count: bool = Field(True, description="false leaves total null, which saves counting")
+    cursor: Cursor = None
+    count: bool = Field(True, description="false leaves `total` null, which saves counting")
     fresh: bool = Field(False, description="first flush what this service accepted before the call")
 
     def _page(self, sort_by: str, order: str) -> PageRequest:
@@ -86,8 +183,8 @@ class SessionList(_Listing):
         """The filter."""
         return SessionFilter(
             status=self.status,
-            from_date=_instant(self.from_date, time.min) if self.from_date else None,
-            to_date=_instant(self.to_date, time.max) if self.to_date else None,
+            from_date=_first_instant(self.from_date) if self.from_date else None,
+            to_date=_last_instant(self.to_date) if self.to_date else None,
             filename=self.filename,
             llm_provider=self.llm_provider,
         )
@@ -116,8 +213,8 @@ class TaskList(_Listing):
             status=self.status,
             sheet_name=self.sheet_name,
             batch_id=self.batch_id,
-            from_date=_instant(self.from_date, time.min) if self.from_date else None,
-            to_date=_instant(self.to_date, time.max) if self.to_date else None,
+            from_date=_first_instant(self.from_date) if self.from_date else None,
+            to_date=_last_instant(self.to_date) if self.to_date else None,
         )
 
     def wanted(self) -> PageRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-# A class without a row of its own takes that of its nearest base; a test holds that every class ends in one on purpose.
+# Every class has a row of its own, but for those of `Unavailable`, which may take its row; a test holds this.
 STATUS: dict[type[PersistenceError], int] = {
     errors.PersistenceError: 500,
+    errors.ConfigurationError: 500,
+    errors.RequestError: 400,
     errors.MalformedBody: 400,
     errors.UnsupportedMedia: 415,
     errors.PayloadTooLarge: 413,
@@ -33,18 +36,53 @@ STATUS: dict[type[PersistenceError], int] = {
     errors.SessionNotFound: 404,
     errors.TaskNotFound: 404,
     errors.Unavailable: 503,
+    errors.StorageError: 503,
+    errors.DataRejected: 500,
     errors.StorageSetupError: 503,
     errors.UnclassifiedStorageError: 503,
+    errors.UnknownBackend: 500,
+    errors.UnknownCollection: 500,
     errors.SchemaTooNew: 503,
     errors.BackendClosed: 503,
+    errors.JournalError: 500,
+    errors.JournalLocked: 500,
+    errors.JournalVersionUnknown: 500,
 }
+RETRY_AFTER_S = 5.0
 _STORAGE_AWAY = "the database can't be used now; what was acknowledged is safe, ask again later"
 _INTERNAL = "something went wrong in the service; the request may be repeated, and the log has the details"
+_HTTP_DETAILS = {
+    404: "there is no such call; /docs lists all there are",
+    405: "this call does not take this method; the header Allow has those it takes",
+}
+_LONGEST_FIELD = 200
 
 
 def status_of(error: type[PersistenceError]) -> int:
     """The HTTP status of an error class: its own row, or that of its nearest base."""
     return next(STATUS[base] for base in error.__mro__ if base in STATUS)
+
+
+def code_of(error: type[PersistenceError]) -> str:
+    """The code that an error class is answered with. Callers see one kind of trouble with storage, but for a slow query."""
+    status = status_of(error)
+    if status == 500:
+        return PersistenceError.code
+    if issubclass(error, (errors.StorageError, errors.StorageUnavailable)) and not issubclass(
+        error, errors.QueryTimeout
+    ):
+        return errors.StorageUnavailable.code
+    return error.code
+
+
+def detail_of(error: PersistenceError) -> str | list[Problem]:
+    """What may be said of an error: never the words of a driver or of the system."""
+    if isinstance(error, ValidationFailed):
+        return [Problem(problem.index, problem.field, problem.reason) for problem in error.problems]
+    code = code_of(type(error))
+    if code == PersistenceError.code:
+        return _INTERNAL
+    return _STORAGE_AWAY if code == errors.StorageUnavailable.code else str(error)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -54,49 +92,45 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
 
 
-def error_response(
-    request_id: str, status: int, code: str, detail: str | list[Problem], *, retry_after_s: float | None = None
-) -> Response:
-    """An error in the one form."""
-    headers = None if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
-    answer = ErrorAnswer(detail=detail, error_code=code, request_id=request_id)
+def error_response(request_id: str, error: PersistenceError) -> Response:
+    """`error` in the one form; with Retry-After if the same request can succeed later."""
+    status = status_of(type(error))
+    headers: dict[str, str] = {}
+    if status == 503:
+        wait_s = error.retry_after_s if isinstance(error, Unavailable) else None
+        headers["Retry-After"] = str(max(1, math.ceil(RETRY_AFTER_S if wait_s is None else wait_s)))
+    answer = ErrorAnswer(detail=detail_of(error), error_code=code_of(type(error)), request_id=request_id)
     return json_response(answer, status=status, headers=headers)
-
-
-def internal_error(request_id: str) -> Response:
-    """The answer when something failed that no handler knows; nothing of it leaves the process."""
-    return error_response(request_id, 500, "INTERNAL_ERROR", _INTERNAL)
 
 
 async def _ours(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, PersistenceError)  # noqa: S101  # the signature is the framework's
-    request_id = request.state.request_id
-    if isinstance(exc, ValidationFailed):
-        problems = [Problem(problem.index, problem.field, problem.reason) for problem in exc.problems]
-        return error_response(request_id, 422, exc.code, problems)
-    status = status_of(type(exc))
-    if status == 500:
+    if status_of(type(exc)) == 500:
         _log.error("request.failed", exc_info=exc)
-        return internal_error(request_id)
-    retry_after = exc.retry_after_s if isinstance(exc, Unavailable) else None
-    if isinstance(exc, (errors.StorageError, errors.StorageUnavailable)) and not isinstance(exc, errors.QueryTimeout):
-        return error_response(request_id, status, "STORAGE_UNAVAILABLE", _STORAGE_AWAY, retry_after_s=retry_after or 5)
-    if status == 503 and retry_after is None:
-        retry_after = 5
-    return error_response(request_id, status, exc.code, str(exc), retry_after_s=retry_after)
+    return error_response(request.state.request_id, exc)
 
 
 async def _bad_parameters(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101  # the signature is the framework's
     problems = [
-        Problem(None, ".".join(str(part) for part in error["loc"][1:]), str(error["msg"]))
+        errors.FieldProblem(
+            None,
+            ".".join(str(part) for part in error["loc"][1:])[:_LONGEST_FIELD],
+            _reason(str(error["type"]), str(error["msg"])),
+        )
         for error in exc.errors()[:MAX_PROBLEMS]
     ]
-    return error_response(request.state.request_id, 422, ValidationFailed.code, problems)
+    return error_response(request.state.request_id, ValidationFailed(problems))
+
+
+def _reason(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "is not a parameter of this call"
+    return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
 
 
 async def _http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101  # the signature is the framework's
-    response = error_response(request.state.request_id, exc.status_code, f"HTTP_{exc.status_code}", str(exc.detail))
-    response.headers.update(exc.headers or {})
-    return response
+    detail = _HTTP_DETAILS.get(exc.status_code, HTTPStatus(exc.status_code).phrase)
+    answer = ErrorAnswer(detail=detail, error_code=f"HTTP_{exc.status_code}", request_id=request.state.request_id)
+    return json_response(answer, status=exc.status_code, headers=dict(exc.headers or {}))

@@ -10,15 +10,43 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from persistence_service.api.errors import error_response, internal_error
+from persistence_service.api.errors import error_response
+from persistence_service.errors import Forbidden, PersistenceError
 from persistence_service.observability.metrics import Metrics
+from persistence_service.settings import SecuritySettings
 
 _log = structlog.get_logger(__name__)
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 _OWN_SITES = frozenset({"same-origin", "none"})
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@/]+))(?::[0-9]*)?", re.ASCII)
+_CLIENT_GONE = 499  # what the field counts a request as whose sender did not wait for the answer
+
+Security = Callable[[], SecuritySettings]
+
+
+class HeadAsGet:
+    """Answers HEAD like GET, without the body (RFC 9110, 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 class RequestContext:
@@ -33,7 +61,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SANE_ID.match(given) else uuid4().hex
+        request_id = given if _SANE_ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         started = time.perf_counter()
@@ -48,15 +76,18 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                status = _CLIENT_GONE  # nobody is left to answer, and nothing of the request was kept
             except Exception:
                 _log.exception("request.crashed", method=scope["method"])
                 if status:
                     raise  # the answer has begun: breaking the connection is the only honest end
-                await internal_error(request_id)(scope, receive, send_with_id)
+                await error_response(request_id, PersistenceError())(scope, receive, send_with_id)
             finally:
                 metrics = self._metrics()
                 if metrics is not None:
-                    metrics.answered(_endpoint(scope), scope["method"], status, time.perf_counter() - started)
+                    method = scope["method"] if scope["method"] in _METHODS else "other"
+                    metrics.answered(_endpoint(scope), method, status, time.perf_counter() - started)
 
 
 def _endpoint(scope: Scope) -> str:
@@ -64,42 +95,68 @@ def _endpoint(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
+class CrossOrigin:
+    """Lets web pages of the configured origins read answers (CORS); without any, no header of it is ever sent."""
+
+    def __init__(self, app: ASGIApp, security: Security) -> None:
+        self._app = app
+        self._security = security
+        self._open: CORSMiddleware | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = self._security().cors_origins if scope["type"] == "http" else ()
+        if not origins:
+            await self._app(scope, receive, send)
+            return
+        if self._open is None or self._open.allow_origins != origins:
+            self._open = CORSMiddleware(
+                self._app,
+                allow_origins=origins,
+                allow_methods=sorted(_METHODS),
+                allow_headers=("Authorization", "Content-Encoding", "Content-Type", "X-API-Key", "X-Request-ID"),
+                expose_headers=("Retry-After", "X-Request-ID"),
+            )
+        await self._open(scope, receive, send)
+
+
 class BrowserGuard:
     """Keeps web pages from driving the service.
 
     `Host` must be loopback or configured, so that a name of someone else's that resolves to this machine (DNS rebinding)
-    gets nowhere; a request that changes something must not come from another site.
+    gets nowhere; a request that changes something must not come from another site, but for the configured origins.
     """
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Callable[[], frozenset[str]]) -> None:
+    def __init__(self, app: ASGIApp, security: Security) -> None:
         self._app = app
-        self._allowed_hosts = allowed_hosts
+        self._security = security
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await error_response(scope["state"]["request_id"], 403, "FORBIDDEN", refusal)(scope, receive, send)
+            await error_response(scope["state"]["request_id"], Forbidden(refusal))(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not self._is_allowed(host):
+        host = headers.get("host", "").lower()
+        if not self._is_served(host):
             return "this Host is not served; add its name to security.allowed_hosts"
-        if scope["method"] in _SAFE_METHODS:
-            return None
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if scope["method"] in _SAFE_METHODS or origin in self._security().cors_origins:
+            return None
+        if origin is not None and origin.partition("://")[2].lower() != host:
             return "requests that change something are not taken from web pages of another origin"
         if headers.get("sec-fetch-site", "none") not in _OWN_SITES:
             return "requests that change something are not taken from web pages of another site"
         return None
 
-    def _is_allowed(self, host: str) -> bool:
-        name = host.rpartition(":")[0] if re.search(r":\d+\Z", host) else host
-        name = name.strip("[]").lower()
-        if name == "localhost" or name in self._allowed_hosts():
+    def _is_served(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match["v6"] or match["name"].removesuffix(".")
+        if name == "localhost" or name in self._security().allowed_hosts:
             return True
         try:
             return ip_address(name).is_loopback

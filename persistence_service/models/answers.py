@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from persistence_service.models.session import Session
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task
 
 T = TypeVar("T")
+
+Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, in UTC with `Z`")]
+Number = Annotated[int, Meta(ge=0)]
+Cursor = Annotated[str | None, Meta(description="continues behind the last of these; null at the end")]
+
+
+def _one_of(*words: str) -> Meta:
+    return Meta(extra_json_schema={"enum": list(words)})
+
+
+JsonObject = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["object", "null"]})]
 
 
 class SessionView(Struct, frozen=True):
@@ -27,11 +38,11 @@ class SessionView(Struct, frozen=True):
     completed_tasks: int
     failed_tasks: int
     processing_tasks: int
-    game_info: msgspec.Raw
-    metadata: msgspec.Raw
-    event_time: datetime
-    created_at: datetime
-    updated_at: datetime
+    game_info: JsonObject
+    metadata: JsonObject
+    event_time: Time
+    created_at: Time
+    updated_at: Time
 
 
 class TaskView(Struct, frozen=True):
@@ -50,12 +61,12 @@ class TaskView(Struct, frozen=True):
     confidence: float | None
     error_message: str | None
     retry_count: int
-    start_time: datetime | None
-    end_time: datetime | None
+    start_time: Time | None
+    end_time: Time | None
     duration_ms: int | None
-    event_time: datetime
-    created_at: datetime
-    updated_at: datetime
+    event_time: Time
+    created_at: Time
+    updated_at: Time
 
 
 class Page(Struct, Generic[T], frozen=True):
@@ -67,23 +78,23 @@ class Page(Struct, Generic[T], frozen=True):
     page_size: int
     total_pages: int | None
     items: list[T]
-    next_cursor: str | None
+    next_cursor: Cursor
 
 
 class UnstoredItem(Struct, frozen=True):
-    """An item of a batch that is in the journal and not in the backend, by its place in the batch."""
+    """An item of a batch that is in the journal and not in the database, by its place in the batch."""
 
-    index: int
-    reason: str
+    index: Number
+    reason: Annotated[str, _one_of("unknown_session", "task_id_conflict", "data_rejected", "storage_unavailable")]
 
 
 class BatchAccepted(Struct, frozen=True, omit_defaults=True):
     """The answer to a batch: `count` items were received, and are as safe as `durability` says."""
 
-    status: str
-    count: int
-    timestamp: datetime
-    durability: str
+    status: Annotated[str, _one_of("accepted")]
+    count: Annotated[int, Meta(ge=0, description="items received")]
+    timestamp: Time
+    durability: Annotated[str, _one_of("memory", "journal", "storage")]
     waiting: list[UnstoredItem] = []
     dead_lettered: list[UnstoredItem] = []
 
@@ -91,12 +102,12 @@ class BatchAccepted(Struct, frozen=True, omit_defaults=True):
 class FlushDone(Struct, frozen=True):
     """The answer to a flush; `waiting` tasks have no session yet, `dead_lettered` records can't be stored."""
 
-    status: str
-    sessions_written: int
-    tasks_written: int
-    duration_ms: int
-    waiting: int
-    dead_lettered: int
+    status: Annotated[str, _one_of("flushed")]
+    sessions_written: Number
+    tasks_written: Number
+    duration_ms: Number
+    waiting: Number
+    dead_lettered: Number
 
 
 class UnfinishedCounts(Struct, frozen=True):
@@ -110,7 +121,7 @@ class IncompleteSession(SessionView, frozen=True):
     """A session that is unfinished by its status or by its tasks; `last_activity` is the newest change of both."""
 
     unfinished_tasks: UnfinishedCounts
-    last_activity: datetime
+    last_activity: Time
 
 
 class IncompleteSessions(Struct, frozen=True):
@@ -118,7 +129,7 @@ class IncompleteSessions(Struct, frozen=True):
 
     count: int
     sessions: list[IncompleteSession]
-    next_cursor: str | None
+    next_cursor: Cursor
     complete: bool
     missing: list[str]
 
@@ -130,8 +141,8 @@ class RestoredSession(Struct, frozen=True):
     session: SessionView
     tasks_count: int
     tasks: list[TaskView]
-    restored_at: datetime
-    next_cursor: str | None
+    restored_at: Time
+    next_cursor: Cursor
 
 
 class BufferView(Struct, frozen=True):
@@ -143,7 +154,7 @@ class BufferView(Struct, frozen=True):
     capacity: int
     usage_percent: float
     size_bytes: int
-    last_flush_time: datetime | None
+    last_flush_time: Time | None
     waiting_for_session: int
     set_aside: int
     oldest_unstored_age_s: float
@@ -172,9 +183,9 @@ class AsideView(Struct, frozen=True):
 class Health(Struct, frozen=True):
     """How the service is: healthy, degraded (storage is away, batches are kept) or unhealthy (batches are refused)."""
 
-    status: str
-    database: str
-    detail: str
+    status: Annotated[str, _one_of("healthy", "degraded", "unhealthy")]
+    database: Annotated[str, _one_of("healthy", "unhealthy")]
+    detail: Annotated[str, Meta(description="what is wrong; empty if nothing is")]
     buffer: BufferView
     journal: JournalView
     aside: list[AsideView]
@@ -184,7 +195,7 @@ class Health(Struct, frozen=True):
 class Liveness(Struct, frozen=True):
     """The answer to a probe."""
 
-    status: str
+    status: Annotated[str, _one_of("alive", "ready", "not ready")]
 
 
 class Problem(Struct, frozen=True):

@@ -10,10 +10,13 @@ from msgspec import Meta, Struct
 from persistence_service.models.limits import MAX_DURATION_MS, MAX_INT, MAX_NAME, MAX_SESSION_ID, MAX_TASK_ID
 from persistence_service.models.status import Status
 
-# No white space at the ends, no control characters (Unicode category Cc), not "." or "..".
-ID_PATTERN = r"^(?!\.{1,2}\Z)(?!\s)[^\x00-\x1f\x7f-\x9f]+(?<!\s)\Z"
+# No white space at the ends, no control characters (Unicode category Cc), not "." or "..". Written so that it means the same
+# here and in ECMA-262, which JSON schemas use: neither "\Z" nor "\s" nor "$" does.
+_BLANK = r"[ \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_END = r"(?![\s\S])"
+ID_PATTERN = rf"^(?!\.{{1,2}}{_END})(?!{_BLANK})[^\u0000-\u001f\u007f-\u009f]+(?<!{_BLANK}){_END}"
 # The same, and no "/": a session id is one segment of a URL's path.
-SESSION_ID_PATTERN = r"^(?!\.{1,2}\Z)(?!\s)[^\x00-\x1f\x7f-\x9f/]+(?<!\s)\Z"
+SESSION_ID_PATTERN = ID_PATTERN.replace(r"\u009f]", r"\u009f/]")
 
 SessionId = Annotated[str, Meta(min_length=1, max_length=MAX_SESSION_ID, pattern=SESSION_ID_PATTERN)]
 TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID, pattern=ID_PATTERN)]
@@ -21,7 +24,12 @@ BatchId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID, pattern=ID_P
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
 TimeText = Annotated[
-    str, Meta(description="RFC 3339; UTC without an offset", extra_json_schema={"format": "date-time"})
+    str,
+    Meta(
+        description="RFC 3339, years 1000 to 9999; UTC without an offset",
+        examples=["2026-01-31T12:00:00.000000Z"],
+        extra_json_schema={"format": "date-time"},
+    ),
 ]
 
 

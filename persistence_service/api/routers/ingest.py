@@ -5,42 +5,59 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from persistence_service.api.body import read_json_body
-from persistence_service.api.dependencies import ServicesDep
+from persistence_service.api.dependencies import IntakeParameters, NoParameters, ServicesDep, well_formed
+from persistence_service.api.openapi import BODY, ROOM, documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
 from persistence_service.buffer.buffer import AsideReason
 from persistence_service.buffer.manager import Receipt
+from persistence_service.errors import StorageUnavailable, ValidationFailed
 from persistence_service.models.answers import BatchAccepted, FlushDone, UnstoredItem
-from persistence_service.models.requests import SESSION_PARSER, TASK_PARSER
-from persistence_service.settings import Durability
+from persistence_service.models.requests import SESSION_PARSER, TASK_PARSER, SessionBatch, TaskBatch
 
-router = APIRouter(prefix=BASE_PATH, tags=["write"])
-Ack = Annotated[Durability | None, Query(description="how safe the batch must be when it is acknowledged")]
+router = APIRouter(prefix=BASE_PATH, tags=["write"], dependencies=[Depends(well_formed)])
+_INTAKE = (*BODY, ValidationFailed, *ROOM)
 _FINAL = frozenset({AsideReason.TASK_ID_CONFLICT.value, AsideReason.DATA_REJECTED.value})
 
 
 @router.post("/sessions/batch")
-async def keep_sessions(request: Request, services: ServicesDep, ack: Ack = None) -> Response:
-    """Keep a batch of sessions, all or nothing."""
+@documented(BatchAccepted, body=SessionBatch, also={202: BatchAccepted}, errors=_INTAKE)
+async def keep_sessions(
+    request: Request, services: ServicesDep, parameters: Annotated[IntakeParameters, Query()]
+) -> Response:
+    """Keep a batch of sessions, all or nothing.
+
+    One item that is not valid and nothing of the batch is kept; the answer names each bad item. Items of one id are merged.
+    """
     body = await read_json_body(request, services.limits.max_body_bytes)
-    return _accepted(await services.buffer.accept_sessions(SESSION_PARSER.parse(body, services.limits), ack))
+    return _accepted(await services.buffer.accept_sessions(SESSION_PARSER.parse(body, services.limits), parameters.ack))
 
 
 @router.post("/tasks/batch")
-async def keep_tasks(request: Request, services: ServicesDep, ack: Ack = None) -> Response:
-    """Keep a batch of tasks, all or nothing."""
+@documented(BatchAccepted, body=TaskBatch, also={202: BatchAccepted}, errors=_INTAKE)
+async def keep_tasks(
+    request: Request, services: ServicesDep, parameters: Annotated[IntakeParameters, Query()]
+) -> Response:
+    """Keep a batch of tasks, all or nothing.
+
+    One item that is not valid and nothing of the batch is kept; the answer names each bad item. Items of one id are merged.
+    """
     body = await read_json_body(request, services.limits.max_body_bytes)
-    return _accepted(await services.buffer.accept_tasks(TASK_PARSER.parse(body, services.limits), ack))
+    return _accepted(await services.buffer.accept_tasks(TASK_PARSER.parse(body, services.limits), parameters.ack))
 
 
 @router.post("/flush")
-async def flush(services: ServicesDep) -> Response:
-    """Write everything accepted before this call to the backend."""
+@documented(FlushDone, errors=(ValidationFailed, StorageUnavailable))
+async def flush(services: ServicesDep, _: Annotated[NoParameters, Query()]) -> Response:
+    """Write everything accepted before this call to the database.
+
+    Tasks whose session is not known yet wait, and records that can't be stored are set aside; nothing is lost by a 503.
+    """
     started = time.perf_counter()
     report = await services.buffer.flush()
     return json_response(

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from msgspec.structs import asdict
 from starlette.responses import Response
 
-from persistence_service.api.dependencies import ServicesDep
+from persistence_service.api.dependencies import (
+    IncompleteParameters,
+    RestoreParameters,
+    ServicesDep,
+    SessionIdInPath,
+    well_formed,
+)
+from persistence_service.api.openapi import documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
+from persistence_service.errors import QueryTimeout, SessionNotFound, StorageUnavailable, ValidationFailed
 from persistence_service.models.answers import (
     IncompleteSession,
     IncompleteSessions,
@@ -21,19 +29,20 @@ from persistence_service.models.answers import (
 )
 from persistence_service.models.status import Status
 
-router = APIRouter(prefix=f"{BASE_PATH}/recovery", tags=["recovery"])
-_YEAR_S = 366 * 86_400
+router = APIRouter(prefix=f"{BASE_PATH}/recovery", tags=["recovery"], dependencies=[Depends(well_formed)])
+_TRUTH = (ValidationFailed, StorageUnavailable, QueryTimeout)
 
 
 @router.get("/incomplete-sessions")
-async def incomplete_sessions(
-    services: ServicesDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: str | None = None,
-    idle_seconds: Annotated[float | None, Query(ge=0, le=100 * _YEAR_S, allow_inf_nan=False)] = None,
-) -> Response:
-    """Sessions that are unfinished by status or have unfinished tasks, latest activity first."""
-    page = await services.recovery.incomplete_sessions(limit=limit, cursor=cursor, idle_s=idle_seconds)
+@documented(IncompleteSessions, errors=_TRUTH)
+async def incomplete_sessions(services: ServicesDep, wanted: Annotated[IncompleteParameters, Query()]) -> Response:
+    """List the sessions that are unfinished by status or have unfinished tasks, latest activity first.
+
+    Everything accepted before the call is written to the database first.
+    """
+    page = await services.recovery.incomplete_sessions(
+        limit=wanted.limit, cursor=wanted.cursor, idle_s=wanted.idle_seconds
+    )
     return json_response(
         IncompleteSessions(
             count=page.count,
@@ -55,15 +64,17 @@ async def incomplete_sessions(
 
 
 @router.post("/restore/{session_id}")
+@documented(RestoredSession, errors=(SessionNotFound, *_TRUTH))
 async def restore(
-    services: ServicesDep,
-    session_id: str,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
-    cursor: str | None = None,
-    include_failed: bool = False,
+    services: ServicesDep, session_id: SessionIdInPath, wanted: Annotated[RestoreParameters, Query()]
 ) -> Response:
-    """The session and its unfinished tasks. This only reads."""
-    restored = await services.recovery.restore(session_id, include_failed=include_failed, limit=limit, cursor=cursor)
+    """Get a session and its unfinished tasks, by sheet, row and column.
+
+    This only reads. Everything accepted before the call is written to the database first.
+    """
+    restored = await services.recovery.restore(
+        session_id, include_failed=wanted.include_failed, limit=wanted.limit, cursor=wanted.cursor
+    )
     return json_response(
         RestoredSession(
             session_id=session_id,

@@ -6,35 +6,40 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from persistence_service.api.dependencies import ServicesDep
+from persistence_service.api.openapi import documented
 from persistence_service.api.responses import json_response
-from persistence_service.models.answers import Liveness
+from persistence_service.models.answers import Health, Liveness
 
 router = APIRouter(tags=["system"])
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/health")
+@documented(Health, also={503: Health})
 async def health(services: ServicesDep) -> Response:
-    """How the service is, the database included: 503 only when batches are refused."""
+    """Tell how the service is, the database included: 503 only when batches are refused."""
     report = await services.health.report()
     return json_response(report, status=503 if report.status == "unhealthy" else 200)
 
 
 @router.get("/health/live")
+@documented(Liveness)
 async def live() -> Response:
-    """The process answers; never asks the database."""
+    """Tell that the process answers; never asks the database."""
     return json_response(Liveness("alive"))
 
 
 @router.get("/health/ready")
+@documented(Liveness, also={503: Liveness})
 async def ready(services: ServicesDep) -> Response:
-    """Whether a batch sent now can be accepted and kept."""
+    """Tell whether a batch sent now can be accepted and kept."""
     is_ready = services.health.is_ready()
     return json_response(Liveness("ready" if is_ready else "not ready"), status=200 if is_ready else 503)
 
 
 @router.get("/metrics")
-@router.get("/api/v1/system/metrics")
+@router.get("/api/v1/system/metrics", name="system_metrics")
+@documented("text/plain")
 async def metrics(services: ServicesDep) -> Response:
-    """Prometheus metrics."""
+    """Get the metrics in Prometheus' text format."""
     return Response(services.metrics.render(), media_type=_PROMETHEUS)

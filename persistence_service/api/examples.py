@@ -1,0 +1,216 @@
+"""One example of each body, answer and error, for `/openapi.json`. They are values of the real types, so they can't be wrong."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from persistence_service import __version__, errors
+from persistence_service.models.answers import (
+    BatchAccepted,
+    BufferView,
+    FlushDone,
+    Health,
+    IncompleteSession,
+    IncompleteSessions,
+    JournalView,
+    Liveness,
+    Page,
+    RestoredSession,
+    SessionView,
+    TaskView,
+    UnfinishedCounts,
+    UnstoredItem,
+)
+from persistence_service.models.requests import SessionBatch, TaskBatch
+from persistence_service.models.session import SessionRequest
+from persistence_service.models.status import Status
+from persistence_service.models.task import TaskRequest
+
+REQUEST_ID = "0190b7a45c3d4e6f8a9b0c1d2e3f4a5b"
+_SESSION_ID = "s-2026-01-31-items"
+_TASK_ID = f"{_SESSION_ID}:000042:zh"
+_CURSOR = "ksQIr3mHbJ4wLhqSsnMtMjAyNi0wMS0zMS1pdGVtcw"
+_EVENT = datetime(2026, 1, 31, 12, 0, 4, 250_000, UTC)
+_ACCEPTED = datetime(2026, 1, 31, 12, 0, 4, 301_742, UTC)
+
+_SESSION = SessionView(
+    session_id=_SESSION_ID,
+    filename="items.xlsx",
+    file_path="/srv/games/rpg/items.xlsx",
+    status=Status.PROCESSING,
+    llm_provider="openai",
+    total_tasks=1200,
+    completed_tasks=311,
+    failed_tasks=2,
+    processing_tasks=4,
+    game_info=msgspec.Raw(b'{"source_lang":"en","target_lang":"zh"}'),
+    metadata=msgspec.Raw(b"null"),
+    event_time=_EVENT,
+    created_at=_ACCEPTED,
+    updated_at=_ACCEPTED,
+)
+_TASK = TaskView(
+    task_id=_TASK_ID,
+    session_id=_SESSION_ID,
+    batch_id="items-0001",
+    sheet_name="Items",
+    row_index=42,
+    column_name="zh",
+    source_text="Potion of Healing",
+    target_text=None,
+    context="inventory",
+    status=Status.PROCESSING,
+    confidence=None,
+    error_message=None,
+    retry_count=0,
+    start_time=_EVENT,
+    end_time=None,
+    duration_ms=None,
+    event_time=_EVENT,
+    created_at=_ACCEPTED,
+    updated_at=_ACCEPTED,
+)
+_BUFFER = BufferView(
+    sessions_count=1,
+    tasks_count=50,
+    total_count=51,
+    capacity=50_000,
+    usage_percent=0.1,
+    size_bytes=23_512,
+    last_flush_time=_ACCEPTED,
+    waiting_for_session=0,
+    set_aside=0,
+    oldest_unstored_age_s=3.127,
+    replaying=False,
+)
+
+BY_TYPE: dict[Any, msgspec.Struct] = {
+    SessionBatch: SessionBatch(
+        sessions=[
+            SessionRequest(
+                session_id=_SESSION_ID,
+                filename="items.xlsx",
+                file_path="/srv/games/rpg/items.xlsx",
+                status=Status.PROCESSING,
+                llm_provider="openai",
+                total_tasks=1200,
+                game_info={"source_lang": "en", "target_lang": "zh"},
+                event_time="2026-01-31T12:00:04.250Z",
+            )
+        ]
+    ),
+    TaskBatch: TaskBatch(
+        tasks=[
+            TaskRequest(
+                task_id=_TASK_ID,
+                session_id=_SESSION_ID,
+                batch_id="items-0001",
+                sheet_name="Items",
+                row_index=42,
+                column_name="zh",
+                source_text="Potion of Healing",
+                status=Status.COMPLETED,
+                target_text="治疗药水",
+                confidence=0.97,
+                duration_ms=840,
+                event_time="2026-01-31T12:00:05.090Z",
+            )
+        ]
+    ),
+    BatchAccepted: BatchAccepted(status="accepted", count=1, timestamp=_ACCEPTED, durability="journal"),
+    FlushDone: FlushDone(
+        status="flushed", sessions_written=1, tasks_written=50, duration_ms=6, waiting=0, dead_lettered=0
+    ),
+    SessionView: _SESSION,
+    TaskView: _TASK,
+    Page[SessionView]: Page(
+        total=1, total_exact=True, page=1, page_size=20, total_pages=1, items=[_SESSION], next_cursor=None
+    ),
+    Page[TaskView]: Page(
+        total=1200, total_exact=True, page=1, page_size=1, total_pages=1200, items=[_TASK], next_cursor=_CURSOR
+    ),
+    IncompleteSessions: IncompleteSessions(
+        count=1,
+        sessions=[
+            IncompleteSession(
+                **msgspec.structs.asdict(_SESSION),
+                unfinished_tasks=UnfinishedCounts(pending=883, processing=4),
+                last_activity=_ACCEPTED,
+            )
+        ],
+        next_cursor=None,
+        complete=True,
+        missing=[],
+    ),
+    RestoredSession: RestoredSession(
+        session_id=_SESSION_ID,
+        session=_SESSION,
+        tasks_count=887,
+        tasks=[_TASK],
+        restored_at=_ACCEPTED,
+        next_cursor=_CURSOR,
+    ),
+    Health: Health(
+        status="healthy",
+        database="healthy",
+        detail="",
+        buffer=_BUFFER,
+        journal=JournalView(bytes=1_048_576, segments=1, unstored_items=51, losses=[], failing=None),
+        aside=[],
+        version=__version__,
+    ),
+    Liveness: Liveness("ready"),
+}
+
+BY_STATUS: dict[tuple[Any, int | None], msgspec.Struct] = {
+    (BatchAccepted, 202): BatchAccepted(
+        status="accepted",
+        count=50,
+        timestamp=_ACCEPTED,
+        durability="journal",
+        waiting=[UnstoredItem(index=7, reason="unknown_session")],
+    ),
+    (Liveness, 503): Liveness("not ready"),
+}
+
+TEXTS = {
+    "text/plain": 'buffer_size{type="tasks"} 50.0\n'
+    'api_requests_total{endpoint="/health",method="GET",status="200"} 7.0\n'
+}
+
+MEANINGS: dict[tuple[Any, int], str] = {
+    (BatchAccepted, 200): "The whole batch is as safe as `durability` says.",
+    (BatchAccepted, 202): (
+        "`ack=storage` was asked for and not reached for all: the whole batch is safe in the journal, and the items in "
+        "`waiting` and `dead_lettered` are not in the database."
+    ),
+    (FlushDone, 200): "Everything accepted before the call is stored, but what waits and what can't be stored.",
+    (Health, 200): "Batches are accepted; `degraded` if the database is away or something was lost.",
+    (Health, 503): "`unhealthy`: batches are refused.",
+    (Liveness, 503): "Not ready: a batch sent now would be refused.",
+}
+
+ERRORS: dict[type[errors.PersistenceError], errors.PersistenceError] = {
+    error_type: error
+    for error in (
+        errors.MalformedBody("the body is not valid JSON: trailing characters (byte 20)"),
+        errors.UnsupportedMedia("the body must be application/json"),
+        errors.PayloadTooLarge("a batch has at most 10000 items, this one has 12000; split it"),
+        errors.ValidationFailed([errors.FieldProblem(3, "confidence", "Expected `float` <= 1.0")]),
+        errors.Forbidden("this Host is not served; add its name to security.allowed_hosts"),
+        errors.SessionNotFound(_SESSION_ID),
+        errors.TaskNotFound(_TASK_ID),
+        errors.BufferFull("the buffer is full until the database catches up; send the batch again", retry_after_s=1),
+        errors.JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored"),
+        errors.JournalUnavailable("the journal can't be written to its disk; nothing of the batch is kept"),
+        errors.Replaying("the journal of the last run is still being read; ask again in a moment", retry_after_s=1),
+        errors.ShuttingDown("the service is shutting down; send the batch again in a moment", retry_after_s=5),
+        errors.StorageUnavailable("the database is away"),
+        errors.QueryTimeout("the query took too long and was ended; narrow it"),
+        errors.PersistenceError(),
+    )
+    for error_type in (type(error),)
+}
