@@ -139,7 +139,8 @@ class BrowserGuard:
 
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "").lower()
+        hosts = headers.getlist("host")
+        host = hosts[0].lower() if len(hosts) == 1 else ""
         if not self._is_served(host):
             return "this Host is not served; add its name to security.allowed_hosts"
         origin = headers.get("origin")

@@ -66,6 +66,11 @@ async def test_a_request_without_host_is_refused(api: Api) -> None:
     assert_error(await api.client.send(request), 403, "FORBIDDEN")
 
 
+async def test_a_request_with_two_hosts_is_refused(api: Api) -> None:
+    headers = [(b"host", b"localhost"), (b"host", b"evil.com")]
+    assert_error(await api.client.get("/health/live", headers=headers), 403, "FORBIDDEN")
+
+
 async def test_a_configured_host_is_served(start_api: StartApi) -> None:
     api = await start_api(security={"allowed_hosts": ["Keeper.example"]})
     assert (await api.client.get("/health/live", headers={"host": "keeper.EXAMPLE:80"})).status_code == 200
