@@ -88,10 +88,7 @@ def _date_or_time(text: str) -> str:
 DateOrTime = Annotated[
     str,
     AfterValidator(_date_or_time),
-    Field(
-        description="RFC 3339 time, or a date: its whole day in UTC",
-        examples=["2026-01-31", "2026-01-31T12:00:00Z"],
-    ),
+    Field(description="RFC 3339 time (`2026-01-31T12:00:00Z`), or a date (`2026-01-31`): its whole day in UTC"),
 ]
 SessionIdInPath = Annotated[str, Path(description="percent-encoded", examples=["s-2026-01-31-items"])]
 TaskIdInPath = Annotated[
@@ -102,7 +99,6 @@ Cursor = Annotated[
     Field(
         min_length=1,
         description="`next_cursor` of the answer before, with the same filters and order",
-        examples=["ksQIr3mH"],
     ),
 ]
 
