@@ -162,8 +162,8 @@ class RecordBuffer(Generic[R]):
 
     # --------------------------------------------------------------------------------------------------- flush
 
-    def take(self, *, max_rows: int, max_bytes: int, up_to: int) -> list[Entry[R]]:
-        """The next chunk: what is in flight already, else the oldest entries up to ticket `up_to`, moved in flight.
+    def take(self, *, max_rows: int, max_bytes: int) -> list[Entry[R]]:
+        """The next chunk: what is in flight already, else the oldest entries, moved in flight.
 
         At least one entry however large, if any waits.
         """
@@ -171,7 +171,7 @@ class RecordBuffer(Generic[R]):
             size = 0
             for key, entry in self._waiting.items():
                 size += entry.size
-                if len(self._in_flight) >= max_rows or entry.ticket > up_to or (self._in_flight and size > max_bytes):
+                if len(self._in_flight) >= max_rows or (self._in_flight and size > max_bytes):
                     break
                 self._in_flight[key] = entry
             for key in self._in_flight:

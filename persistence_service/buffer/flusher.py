@@ -23,6 +23,7 @@ from persistence_service.buffer.timing import Timing
 from persistence_service.errors import (
     DataRejected,
     PersistenceError,
+    QueryTimeout,
     ShuttingDown,
     StorageUnavailable,
     Unavailable,
@@ -250,7 +251,7 @@ class Flusher:
         await self._seek_parents(started, reason)
         for buffer in (self._sessions, self._tasks):
             while buffer.has_up_to(target):
-                await self._flush_chunk(buffer, target)
+                await self._flush_chunk(buffer)
         self.last_flush_us = self._timing.wall_us()
         seconds = self._timing.monotonic() - started
         rows = {name: count - self._counted[name] for name, count in self._written.items()}
@@ -268,16 +269,22 @@ class Flusher:
         asked = reason is FlushReason.SHUTDOWN or any(not request.patient for request in self._requests)
         if not asked and now_s < self._parents_sought_s + self._policy.flush_interval_s:
             return
+        self._parents_sought_s = now_s
         sessions = self._sessions.collection
         missing = self._tasks.missing_parents
         for start in range(0, len(missing), _PARENTS_AT_ONCE):
-            among = OneOf(sessions.key, missing[start : start + _PARENTS_AT_ONCE])
-            stored = await self._backend.aggregate(sessions, group_by=(sessions.key,), measure=(COUNT,), where=(among,))
+            among = (OneOf(sessions.key, missing[start : start + _PARENTS_AT_ONCE]),)
+            try:
+                stored = await self._backend.aggregate(
+                    sessions, group_by=(sessions.key,), measure=(COUNT,), where=among
+                )
+            except QueryTimeout:
+                _log.warning("flush.parents_not_found_in_time", missing=len(missing))
+                return  # orphans hold nobody up
             self._tasks.adopt(group.keys[0] for group in stored)
-        self._parents_sought_s = now_s
 
-    async def _flush_chunk(self, buffer: RecordBuffer[Any], target: int) -> None:
-        entries = buffer.take(max_rows=self._policy.max_buffer_size, max_bytes=self._policy.chunk_bytes, up_to=target)
+    async def _flush_chunk(self, buffer: RecordBuffer[Any]) -> None:
+        entries = buffer.take(max_rows=self._policy.max_buffer_size, max_bytes=self._policy.chunk_bytes)
         await self._write(buffer, entries)
         self._note_success()
         self.on_room()

@@ -13,7 +13,7 @@ from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.intake import Intake
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.timing import Timing
-from persistence_service.errors import JournalUnavailable, Replaying
+from persistence_service.errors import Replaying
 from persistence_service.journal.journal import Journal
 from persistence_service.journal.segment import Replayed
 
@@ -30,7 +30,7 @@ class JournalReplay:
         self._room = room
         self._timing = timing
         self._step = asyncio.Event()
-        self._failure: JournalUnavailable | None = None
+        self._failing = False
         self._unreadable: set[int] = set()
         self.is_running = True
 
@@ -40,20 +40,20 @@ class JournalReplay:
         return len(self._unreadable)
 
     async def run(self) -> None:
-        """Merge as fast as there is room. A segment that can't be read now is tried again until it can."""
+        """Merge as fast as there is room. What can't be read now is tried again until it can."""
         backoff = Backoff()
         while self.is_running:
             try:
                 async for batch in self._journal.replay():
                     await self._merge(batch)
                 self.is_running = False
-            except JournalUnavailable as exc:
-                if self._failure is None:
-                    _log.error("replay.failing", detail=str(exc), now="it is tried again")
-                self._failure = exc
+            except Exception as exc:  # noqa: BLE001  # the supervision point of replay: whoever waits for its end must be told
+                if not self._failing:
+                    _log.error("replay.failing", exc_info=exc, now="it is tried again")
+                self._failing = True
                 self._step.set()
                 await self._timing.wait(asyncio.Event(), backoff.next_delay_s())
-        self._failure = None
+        self._failing = False
         self._step.set()
         _log.info("replay.finished", unreadable=self.unreadable)
 
@@ -77,10 +77,10 @@ class JournalReplay:
         Raises:
             Replaying: the disk does not let the journal be read now.
         """
-        if self.is_running and self._failure is None:
+        if self.is_running and not self._failing:
             await self._timing.wait(self._step, _LOOK_AGAIN_S)
         self._step.clear()
-        if self._failure is not None:
+        if self._failing:
             raise Replaying("the journal of the last run can't be read now; it is tried again", retry_after_s=5)
 
     def require_done(self) -> None:

@@ -3,13 +3,13 @@
 import asyncio
 from math import ceil, log2
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from persistence_service.buffer.buffer import AsideReason
 from persistence_service.buffer.policy import MemoryBounds
-from persistence_service.errors import StorageUnavailable
+from persistence_service.errors import QueryTimeout, StorageUnavailable
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
 from persistence_service.models.limits import Limits
 from persistence_service.models.status import Status
@@ -185,6 +185,41 @@ async def test_orphans_whose_session_somebody_else_stored_are_found_at_the_age_l
             await rig.pass_time(6)
         assert rig.buffer.stats().waiting_for_session == 0
         assert len((await rig.stored())[1]) == 2
+
+
+async def test_each_sender_that_waits_for_storage_hears_of_the_orphan_that_its_record_joined(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        for _ in range(2):
+            receipt = await rig.buffer.accept_tasks([task_request(session_id="nobody")], Durability.STORAGE)
+            assert [item.reason for item in receipt.not_stored] == ["unknown_session"]
+
+
+async def test_orphans_are_looked_after_although_nothing_else_arrives(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, interval_s=30) as rig:
+        await rig.buffer.accept_tasks(task_requests(2, "other"))
+        await rig.buffer.flush()
+        await rig.backend.inner.write(SESSIONS, accept_sessions([session_request("other")], Acceptance(1, 1), Limits()))
+        await rig.pass_time(29)
+        assert rig.buffer.stats().waiting_for_session == 2
+        await rig.pass_time(2)
+        assert rig.buffer.stats().total_count == 0
+
+
+async def test_a_database_too_slow_to_look_for_sessions_still_takes_what_is_not_an_orphan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_tasks(task_requests(2, "nobody"))
+        await rig.buffer.flush()
+        await rig.buffer.accept_sessions([session_request()])
+        with monkeypatch.context() as patch:
+
+            async def too_slow(*_: object, **__: object) -> NoReturn:
+                raise QueryTimeout("slow")
+
+            patch.setattr(rig.backend, "aggregate", too_slow)
+            assert (await rig.buffer.flush()).sessions_written == 1
+        assert rig.flusher.failure is None
 
 
 async def test_orphans_are_sought_for_when_a_person_asks_and_not_for_every_batch(tmp_path: Path) -> None:

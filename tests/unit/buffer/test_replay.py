@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from persistence_service.buffer.policy import MemoryBounds
-from persistence_service.errors import Replaying, StorageUnavailable
+from persistence_service.errors import JournalUnavailable, Replaying, StorageUnavailable
 from persistence_service.models.acceptance import Acceptance, accept_sessions
 from persistence_service.models.limits import Limits
 from persistence_service.models.status import Status
@@ -148,3 +148,45 @@ async def test_big_batches_are_replayed_one_after_the_other_when_memory_is_small
     async with open_rig(image, bounds=MemoryBounds(size_bytes=10 * KIB, pressure=1)) as rig:
         await rig.buffer.flush()
         assert len((await rig.stored())[0]) == 4
+
+
+async def test_replay_goes_on_when_a_batch_that_had_taken_the_room_is_not_journaled(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 1, session=False)
+    files = FaultyFiles()
+    async with open_rig(image, files=files, bounds=MemoryBounds(records=12), size=12, start=False) as rig:
+        await rig.start(replay=False)
+        gate = files.gate("writev")
+        accepting = asyncio.create_task(rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(5)]))
+        await let_all_run()
+        await asyncio.to_thread(gate.wait_until_entered)
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        await until(lambda: rig.journal.stats().unstored_items == 10)
+        await let_all_run()
+        assert rig.buffer.stats().tasks_count == 0
+        files.fail("writev", errno.EIO)
+        gate.open()
+        with pytest.raises(JournalUnavailable):
+            await accepting
+        await until(lambda: rig.buffer.stats().tasks_count == 10)
+
+
+async def test_a_mistake_of_ours_in_replay_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = await left_behind(tmp_path / "journal", 2)
+    async with open_rig(image, start=False) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.buffer._tasks, "decode", lambda payload: 1 / 0)
+            await rig.start(replay=False)
+            rig.background.append(asyncio.create_task(rig.buffer.replay()))
+            await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+            with pytest.raises(Replaying):
+                await rig.buffer.flush()
+        rig.timing.advance(60)
+        await until(lambda: not rig.buffer.replaying)
+        await rig.buffer.flush()
+        assert len((await rig.stored())[1]) == 20
+        assert (
+            rig.journal.stats().unstored_items == 10
+        )  # the batch that it failed at stays held: rather twice than never
+        rig.journal.release(next(iter(rig.journal._held)), 10)
