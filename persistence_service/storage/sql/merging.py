@@ -36,7 +36,7 @@ def assignments(
 ) -> tuple[dict[str, ColumnElement[Any]], ColumnElement[bool]]:
     """What an upsert assigns to each field of a stored row, and whether it changes the row at all.
 
-    The assignments read the row as it was before any of them.
+    The assignments read the row as it was before any of them. Without any the row that is stored stays.
     """
     values: dict[str, ColumnElement[Any]] = {}
     changes: list[ColumnElement[bool]] = []
@@ -52,7 +52,7 @@ def assignments(
         values[field] = greatest(kept[field], arriving[field])
     if "updated_at" in kept:
         values["updated_at"] = greatest(kept["updated_at"], arriving["updated_at"])
-    return values, or_(*changes)
+    return values, or_(false(), *changes)
 
 
 def _measures(row: Columns, part: Part) -> list[ColumnElement[Any]]:

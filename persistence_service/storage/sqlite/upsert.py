@@ -64,7 +64,10 @@ def _statement(schema: Schema, collection: Collection[Any]) -> tuple[str, str, s
         nullable=lambda field: bool(table.c[field].nullable),
         greatest=_greatest,
     )
-    statement = statement.on_conflict_do_update(index_elements=[collection.key], set_=values, where=changes)
+    if values:
+        statement = statement.on_conflict_do_update(index_elements=[collection.key], set_=values, where=changes)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=[collection.key])
     row = f"({', '.join('?' for _ in table.columns)})"
     head, _, tail = str(statement.compile(dialect=dialect())).partition(row)
     return head, row, tail
