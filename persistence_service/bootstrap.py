@@ -54,7 +54,7 @@ class Services:
     recovery: RecoveryService
     health: HealthService
     metrics: Metrics
-    allowed_hosts: frozenset[str]
+    timing: Timing
 
 
 def build_registry(settings: Settings) -> StorageRegistry:
@@ -109,8 +109,8 @@ async def open_services(
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)
-        prepare = _Preparation(backend, migrate=settings.storage.migrate_on_start)
-        await _try_to_prepare(prepare)
+        opener = BackendOpener(backend, migrate=settings.storage.migrate_on_start)
+        await _try_to_open(opener)
         journal = await Journal.open(
             settings.journal.directory,
             max_bytes=settings.journal.max_bytes,
@@ -132,7 +132,7 @@ async def open_services(
             timing=timing,
             metrics=metrics,
             last_ticket=lambda: tickets.last,
-            prepare=prepare,
+            prepare=opener.ensure_open,
         )
         buffer = BufferManager(
             journal=journal,
@@ -156,7 +156,7 @@ async def open_services(
             recovery=RecoveryService(registry=registry, buffer=buffer, timing=timing),
             health=HealthService(buffer=buffer, journal=journal, backend=backend),
             metrics=metrics,
-            allowed_hosts=frozenset(settings.security.allowed_hosts),
+            timing=timing,
         )
 
 
@@ -179,25 +179,9 @@ async def _running(buffer: BufferManager, flusher: Flusher, *, drain_s: float) -
                     _log.error("background_task.failed", exc_info=outcome)
 
 
-class _Preparation:
-    """Opens the backend, and migrates it if asked to; costs nothing once that is done."""
-
-    def __init__(self, backend: StorageBackend, *, migrate: bool) -> None:
-        self._backend = backend
-        # An open backend can't be opened again, so a migration that failed is repeated by itself.
-        self._opener = BackendOpener(backend, migrate=False)
-        self._is_migrated = not migrate
-
-    async def __call__(self) -> None:
-        await self._opener.ensure_open()
-        if not self._is_migrated:
-            await self._backend.migrate()
-            self._is_migrated = True
-
-
-async def _try_to_prepare(prepare: _Preparation) -> None:
+async def _try_to_open(opener: BackendOpener) -> None:
     try:
-        await prepare()
+        await opener.ensure_open()
     except SchemaTooNew:
         raise
     except (StorageUnavailable, StorageError) as exc:

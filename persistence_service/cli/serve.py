@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ _log = structlog.get_logger(__name__)
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
 _EXIT_UNUSABLE = 3
+_SWITCH_INTERVAL_S = 0.0005
 
 
 def serve(
@@ -37,8 +39,7 @@ def serve(
     flags: dict[str, object] = {"service.host": host, "service.port": port}
     flags |= {key: value for key, _, value in (text.partition("=") for text in option or [])}
     loaded = load_settings(flags=flags, config_path=config)
-    with configure_logging(loaded.settings.logging):
-        announce(loaded)
+    with _process_set_up(loaded):
         http = _http_server(loaded.settings)
         with asyncio.Runner(loop_factory=http.get_loop_factory()) as runner:
             if not runner.run(_serve(loaded.settings, http)):
@@ -49,10 +50,26 @@ def serve(
 async def open_configured_services() -> AsyncIterator[Services]:
     """The services as the environment and the configuration file say, for a server that is not ours (`uvicorn main:app`)."""
     loaded = load_settings()
-    with configure_logging(loaded.settings.logging):
-        announce(loaded)
+    with _process_set_up(loaded):
         async with open_services(loaded.settings) as services:
             yield services
+
+
+@contextmanager
+def _process_set_up(loaded: LoadedSettings) -> Iterator[None]:
+    """Logging, its first line, and an interpreter whose lock changes hands quickly.
+
+    The threads of the journal and of SQLite need the lock for moments only, but would wait for it a whole switch interval
+    each time while the event loop is busy.
+    """
+    before = sys.getswitchinterval()
+    with configure_logging(loaded.settings.logging):
+        announce(loaded)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(before)
 
 
 def announce(loaded: LoadedSettings) -> None:

@@ -65,6 +65,31 @@ def accept_sessions(requests: Sequence[SessionRequest], acceptance: Acceptance, 
     return _accept_all(requests, acceptance, limits, _accept_session)
 
 
+def task_problem(request: TaskRequest, now_us: int, limits: Limits) -> FieldProblem | None:
+    """What is wrong with `request` beyond its types at the wall clock `now_us`, None when nothing is."""
+    return _problem(request, now_us, limits, _accept_task)
+
+
+def session_problem(request: SessionRequest, now_us: int, limits: Limits) -> FieldProblem | None:
+    """What is wrong with `request` beyond its types at the wall clock `now_us`, None when nothing is."""
+    return _problem(request, now_us, limits, _accept_session)
+
+
+def _problem(
+    request: Item, now_us: int, limits: Limits, accept: Callable[[Item, datetime, datetime, Limits], object]
+) -> FieldProblem | None:
+    try:
+        accept(request, from_micros(now_us), _latest(now_us, limits), limits)
+    except _Rejected as exc:
+        return FieldProblem(None, exc.field, exc.reason)
+    return None
+
+
+def _latest(now_us: int, limits: Limits) -> datetime:
+    """The newest event time that is taken at the wall clock `now_us`."""
+    return from_micros(now_us + limits.max_clock_skew_us)
+
+
 def _accept_all(
     requests: Sequence[Item],
     acceptance: Acceptance,
@@ -73,7 +98,7 @@ def _accept_all(
 ) -> list[Record]:
     records: list[Record] = []
     problems: list[FieldProblem] = []
-    latest = from_micros(acceptance.now_us + limits.max_clock_skew_us)
+    latest = _latest(acceptance.now_us, limits)
     first = from_micros(acceptance.stamp_us)
     for index, request in enumerate(requests):
         try:

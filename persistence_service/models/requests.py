@@ -6,12 +6,14 @@ The body is parsed and checked in one pass. Only a body that fails is looked at 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from persistence_service.errors import FieldProblem, MalformedBody, PayloadTooLarge, ValidationFailed
+from persistence_service.models.acceptance import session_problem, task_problem
 from persistence_service.models.limits import MAX_PROBLEMS, Limits
 from persistence_service.models.session import SessionRequest
 from persistence_service.models.status import Status
@@ -51,13 +53,18 @@ class BatchParser(Generic[Item]):
         decode: Callable[[bytes], list[Item]],
         split: Callable[[bytes], list[msgspec.Raw]],
         item: type[Item],
+        problem: Callable[[Item, int, Limits], FieldProblem | None],
     ) -> None:
         self._decode = decode
         self._split = split
         self._item = msgspec.json.Decoder(item)
+        self._problem = problem
 
-    def parse(self, body: bytes, limits: Limits) -> list[Item]:
-        """The items of `body`, in order.
+    def parse(self, body: bytes, limits: Limits, now_us: int) -> list[Item]:
+        """The items of `body`, in order; what their types can't state is still to be checked, by `models.acceptance`.
+
+        Items of a body that fails are held against those rules too, at the wall clock `now_us`, so that every bad one is
+        named at once.
 
         Raises:
             MalformedBody: not JSON in UTF-8.
@@ -67,13 +74,13 @@ class BatchParser(Generic[Item]):
         try:
             items = self._decode(body)
         except msgspec.ValidationError:
-            raise ValidationFailed(self._problems(body, limits)) from None
+            raise ValidationFailed(self._problems(body, limits, now_us)) from None
         except _MALFORMED as exc:
             raise malformed(exc) from None
         check_count(len(items), limits)
         return items
 
-    def _problems(self, body: bytes, limits: Limits) -> list[FieldProblem]:
+    def _problems(self, body: bytes, limits: Limits, now_us: int) -> list[FieldProblem]:
         try:
             body.decode()
             _any_json.decode(body)  # what is no JSON at all is that first, whatever else is wrong with its beginning
@@ -86,12 +93,13 @@ class BatchParser(Generic[Item]):
         problems: list[FieldProblem] = []
         for index, raw in enumerate(raws):
             try:
-                self._item.decode(raw)
+                problem = self._problem(self._item.decode(raw), now_us, limits)
             except msgspec.ValidationError as exc:
-                if len(problems) < MAX_PROBLEMS:
-                    problems.append(problem_from(index, exc))
+                problem = problem_from(None, exc)
             except _MALFORMED as exc:
                 raise malformed(exc) from None
+            if problem is not None and len(problems) < MAX_PROBLEMS:
+                problems.append(replace(problem, index=index))
         return problems
 
 
@@ -103,10 +111,13 @@ _raw_sessions = msgspec.json.Decoder(_RawSessions)
 _raw_tasks = msgspec.json.Decoder(_RawTasks)
 
 SESSION_PARSER: BatchParser[SessionRequest] = BatchParser(
-    lambda body: _sessions.decode(body).sessions, lambda body: _raw_sessions.decode(body).sessions, SessionRequest
+    lambda body: _sessions.decode(body).sessions,
+    lambda body: _raw_sessions.decode(body).sessions,
+    SessionRequest,
+    session_problem,
 )
 TASK_PARSER: BatchParser[TaskRequest] = BatchParser(
-    lambda body: _tasks.decode(body).tasks, lambda body: _raw_tasks.decode(body).tasks, TaskRequest
+    lambda body: _tasks.decode(body).tasks, lambda body: _raw_tasks.decode(body).tasks, TaskRequest, task_problem
 )
 
 

@@ -28,8 +28,8 @@ from persistence_service.settings import LogFormat, LoggingSettings
 
 # These bring handlers of their own, or keep their records from the root.
 _REROUTED = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "alembic", "sqlalchemy")
-# These log statements, values or addresses at INFO or DEBUG.
-_QUIETED = ("sqlalchemy", "aiosqlite", "aiomysql", "pymysql", "asyncio", "httpx", "httpcore", "multipart")
+# These log statements, values, addresses, or at each start what nobody asked for, at INFO or DEBUG.
+_QUIETED = ("alembic", "sqlalchemy", "aiosqlite", "aiomysql", "pymysql", "asyncio", "httpx", "httpcore", "multipart")
 _LINE_BREAKS_IN_JSON = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     0x2028: "\\u2028",

@@ -35,7 +35,8 @@ async def keep_sessions(
     One item that is not valid and nothing of the batch is kept; the answer names each bad item. Items of one id are merged.
     """
     body = await read_json_body(request, services.limits.max_body_bytes)
-    return _accepted(await services.buffer.accept_sessions(SESSION_PARSER.parse(body, services.limits), parameters.ack))
+    requests = SESSION_PARSER.parse(body, services.limits, services.timing.wall_us())
+    return _accepted(await services.buffer.accept_sessions(requests, parameters.ack))
 
 
 @router.post("/tasks/batch")
@@ -48,7 +49,8 @@ async def keep_tasks(
     One item that is not valid and nothing of the batch is kept; the answer names each bad item. Items of one id are merged.
     """
     body = await read_json_body(request, services.limits.max_body_bytes)
-    return _accepted(await services.buffer.accept_tasks(TASK_PARSER.parse(body, services.limits), parameters.ack))
+    requests = TASK_PARSER.parse(body, services.limits, services.timing.wall_us())
+    return _accepted(await services.buffer.accept_tasks(requests, parameters.ack))
 
 
 @router.post("/flush")

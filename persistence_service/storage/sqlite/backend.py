@@ -237,7 +237,9 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except (PermissionError, FileExistsError, NotADirectoryError) as exc:
         raise StorageSetupError(
-            f"{directory} can't be made a directory; give the service's user the right to it"
+            "the directory of sqlite.path can't be made; give the service's user the right to it"
         ) from exc
     except OSError as exc:
-        raise StorageUnavailable(f"{directory} can't be made: {exc.strerror}", number=exc.errno) from exc
+        raise StorageUnavailable(
+            f"the directory of sqlite.path can't be made: {exc.strerror}", number=exc.errno
+        ) from exc

@@ -14,6 +14,7 @@ from persistence_service.models.session import SessionRequest
 from persistence_service.models.task import TaskRequest
 
 LIMITS = Limits()
+NOW_US = 1_790_000_000_000_000
 TASK: dict[str, Any] = {
     "task_id": "t",
     "session_id": "s",
@@ -34,11 +35,11 @@ SESSION: dict[str, Any] = {
 
 
 def tasks(*items: dict[str, Any]) -> list[TaskRequest]:
-    return TASK_PARSER.parse(msgspec.json.encode({"tasks": items}), LIMITS)
+    return TASK_PARSER.parse(msgspec.json.encode({"tasks": items}), LIMITS, NOW_US)
 
 
 def sessions(*items: dict[str, Any]) -> list[SessionRequest]:
-    return SESSION_PARSER.parse(msgspec.json.encode({"sessions": items}), LIMITS)
+    return SESSION_PARSER.parse(msgspec.json.encode({"sessions": items}), LIMITS, NOW_US)
 
 
 def problems(*items: dict[str, Any]) -> tuple[FieldProblem, ...]:
@@ -167,7 +168,7 @@ def test_integers_have_their_range(field: str, largest: int) -> None:
         if (field, wrong) != ("duration_ms", None):
             body = b'{"tasks":[' + msgspec.json.encode(TASK)[:-1] + f',"{field}":{json(wrong)}'.encode() + b"}]}"
             with pytest.raises(ValidationFailed) as caught:
-                TASK_PARSER.parse(body, LIMITS)
+                TASK_PARSER.parse(body, LIMITS, NOW_US)
             assert [(p.index, p.field) for p in caught.value.problems] == [(0, field)]
 
 
@@ -218,7 +219,7 @@ def test_game_info_is_an_object_or_null() -> None:
 )
 def test_a_body_that_is_not_json_in_utf_8_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody):
-        TASK_PARSER.parse(body, LIMITS)
+        TASK_PARSER.parse(body, LIMITS, NOW_US)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +235,13 @@ def test_a_body_that_is_not_json_in_utf_8_is_malformed(body: bytes) -> None:
 )
 def test_json_that_is_no_batch_is_named_without_an_index(body: bytes, field: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
-        TASK_PARSER.parse(body, LIMITS)
+        TASK_PARSER.parse(body, LIMITS, NOW_US)
     assert [(problem.index, problem.field) for problem in caught.value.problems] == [(None, field)]
 
 
 def test_an_item_that_is_no_object_is_named() -> None:
     with pytest.raises(ValidationFailed) as caught:
-        TASK_PARSER.parse(b'{"tasks":[1,[]]}', LIMITS)
+        TASK_PARSER.parse(b'{"tasks":[1,[]]}', LIMITS, NOW_US)
     assert [(problem.index, problem.field) for problem in caught.value.problems] == [(0, ""), (1, "")]
 
 
@@ -256,7 +257,32 @@ def test_a_batch_has_a_bound_on_its_items_right_or_wrong() -> None:
     limits = Limits(max_batch_items=3)
     body = msgspec.json.encode({"tasks": [TASK] * 4})
     with pytest.raises(PayloadTooLarge):
-        TASK_PARSER.parse(body, limits)
+        TASK_PARSER.parse(body, limits, NOW_US)
     with pytest.raises(PayloadTooLarge):
-        TASK_PARSER.parse(body.replace(b"pending", b"nothing", 1), limits)
-    assert len(TASK_PARSER.parse(msgspec.json.encode({"tasks": [TASK] * 3}), limits)) == 3
+        TASK_PARSER.parse(body.replace(b"pending", b"nothing", 1), limits, NOW_US)
+    assert len(TASK_PARSER.parse(msgspec.json.encode({"tasks": [TASK] * 3}), limits, NOW_US)) == 3
+
+
+def test_what_is_wrong_by_type_and_what_is_wrong_by_rule_is_named_together() -> None:
+    found = problems(
+        TASK | {"row_index": "7"},
+        TASK,
+        TASK | {"start_time": "yesterday"},
+        TASK | {"event_time": "2026-09-21T14:30:00Z"},
+        TASK | {"source_text": "é" * 600_000},
+    )
+    assert [(problem.index, problem.field) for problem in found] == [
+        (0, "row_index"),
+        (2, "start_time"),
+        (3, "event_time"),
+        (4, "source_text"),
+    ]
+
+
+def test_sessions_are_held_against_both_kinds_of_rules_too() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(30):
+        deep = {"a": deep}
+    with pytest.raises(ValidationFailed) as caught:
+        sessions(SESSION | {"status": "gone"}, SESSION | {"game_info": deep}, SESSION)
+    assert [(problem.index, problem.field) for problem in caught.value.problems] == [(0, "status"), (1, "game_info")]
