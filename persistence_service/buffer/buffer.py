@@ -60,7 +60,7 @@ class Entry(Generic[R]):
     ticket: int
     arrived_s: float
     size: int
-    holds: list[tuple[Segment, int]]
+    holds: tuple[tuple[Segment, int], ...]
     watched: tuple[int, ...] = ()
 
 
@@ -142,6 +142,9 @@ class RecordBuffer(Generic[R]):
         """
         key = self.collection.key_of(entry.record)
         self.size_bytes += entry.size
+        if key not in self._waiting and key not in self._in_flight and key not in self._orphan_parent:
+            self._waiting[key] = entry
+            return
         if any(self._differs_in_fixed(present.record, entry.record) for present in self._entries(key)):
             self._refuse(key, Aside(entry, AsideReason.TASK_ID_CONFLICT, "another session has a task of this id"))
             return
@@ -154,7 +157,7 @@ class RecordBuffer(Generic[R]):
         record = self.collection.merge(older.record, newer.record)
         size = older.size if record is older.record else max(older.size, newer.size)
         self.size_bytes += size - older.size - newer.size
-        holds = _compact([*older.holds, *newer.holds])
+        holds = _compact((*older.holds, *newer.holds))
         return Entry(record, older.ticket, older.arrived_s, size, holds, older.watched + newer.watched)
 
     def _differs_in_fixed(self, present: R, arriving: R) -> bool:
@@ -260,10 +263,10 @@ class RecordBuffer(Generic[R]):
         self._on_refused(self.collection.name, aside)
 
 
-def _compact(holds: list[tuple[Segment, int]]) -> list[tuple[Segment, int]]:
+def _compact(holds: Iterable[tuple[Segment, int]]) -> tuple[tuple[Segment, int], ...]:
     """The same holds, one tuple a segment."""
     counts: dict[int, tuple[Segment, int]] = {}
     for segment, items in holds:
         _, present = counts.get(id(segment), (segment, 0))
         counts[id(segment)] = (segment, present + items)
-    return list(counts.values())
+    return tuple(counts.values())

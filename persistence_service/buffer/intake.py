@@ -50,7 +50,9 @@ class Intake(Generic[R]):
         now = self._timing.monotonic()
         ticket = self._tickets.next()
         each = max(1, size // len(records))
+        holds = ((position.segment, 1),)
+        watchers = (ticket,) if watched else ()
         for record in records:
-            self.buffer.add(Entry(record, ticket, now, each, [(position.segment, 1)], (ticket,) if watched else ()))
+            self.buffer.add(Entry(record, ticket, now, each, holds, watchers))
         self._arrived()
         return ticket
