@@ -12,7 +12,7 @@ from persistence_service import __version__
 from persistence_service.api.dependencies import AppState
 from persistence_service.api.documentation import add_documentation
 from persistence_service.api.errors import add_error_handlers
-from persistence_service.api.middleware import BrowserGuard, CrossOrigin, HeadAsGet, RequestContext
+from persistence_service.api.middleware import BrowserGuard, CrossOrigin, HeadAsGet, PeerGuard, RequestContext
 from persistence_service.api.openapi import DocumentedApi
 from persistence_service.api.routers import ingest, query, recovery, system
 from persistence_service.bootstrap import Services
@@ -60,6 +60,7 @@ def create_app(open_services: OpenServices) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=4)
     app.add_middleware(BrowserGuard, security=security)
     app.add_middleware(CrossOrigin, security=security)
+    app.add_middleware(PeerGuard, security=security)
     app.add_middleware(RequestContext, metrics=metrics)
     app.add_middleware(HeadAsGet)
     return app

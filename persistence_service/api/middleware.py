@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from uuid import uuid4
 
 import structlog
@@ -119,6 +119,31 @@ class CrossOrigin:
         await self._open(scope, receive, send)
 
 
+class PeerGuard:
+    """Serves callers on this machine alone, unless `security.allow_anonymous`, however the server was told to listen.
+
+    A caller over a Unix socket has no address and is local.
+    """
+
+    def __init__(self, app: ASGIApp, security: Security) -> None:
+        self._app = app
+        self._security = security
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_local(scope.get("client")) or self._security().allow_anonymous:
+            await self._app(scope, receive, send)
+            return
+        refusal = Forbidden(
+            "without API keys only callers on this machine are served; "
+            "set security.allow_anonymous to true on a network you trust"
+        )
+        await error_response(scope["state"]["request_id"], refusal)(scope, receive, send)
+
+
+def _is_local(client: tuple[str, int] | None) -> bool:
+    return not client or not client[0] or _is_loopback(client[0])
+
+
 class BrowserGuard:
     """Keeps web pages from driving the service.
 
@@ -159,7 +184,14 @@ class BrowserGuard:
         name = match["v6"] or match["name"].removesuffix(".")
         if name == "localhost" or name in self._security().allowed_hosts:
             return True
-        try:
-            return ip_address(name).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(name)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    # A socket that takes both families gives an IPv4 caller as ::ffff:127.0.0.1; before 3.13 that is no loopback.
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    return (mapped or ip).is_loopback

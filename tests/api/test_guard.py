@@ -1,12 +1,56 @@
-"""Who may talk to the service: Host, Origin, Sec-Fetch-Site, CORS; and request ids."""
+"""Who may talk to the service: peers, Host, Origin, Sec-Fetch-Site, CORS; and request ids."""
 
 from __future__ import annotations
 
+import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from tests.api.conftest import Api, StartApi, assert_error
 
 FLUSH = "/api/v1/translation/flush"
+PATHS = ("/health/live", "/openapi.json", "/docs", "/metrics", "/nothing")
+
+
+def calling_from(api: Api, peer: tuple[str, int] | None) -> httpx.AsyncClient:
+    """A client whose requests seem to come from `peer`."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        await api.app({**scope, "client": peer, "state": {"services": api.services}}, receive, send)
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=call), base_url="http://localhost:8001")
+
+
+@pytest.mark.parametrize(
+    "address", ["192.168.1.5", "10.0.0.1", "::ffff:192.168.1.5", "2001:db8::1", "fe80::1%eth0", "nas"]
+)
+async def test_another_machine_is_refused_whatever_host_it_names(api: Api, address: str) -> None:
+    async with calling_from(api, (address, 40_000)) as client:
+        for path in PATHS:
+            assert_error(await client.get(path), 403, "FORBIDDEN")
+        assert_error(await client.post(FLUSH), 403, "FORBIDDEN")
+
+
+async def test_another_machine_is_refused_before_it_is_told_which_origins_are_open(start_api: StartApi) -> None:
+    api = await start_api(security={"cors_origins": ["https://board.example"]})
+    async with calling_from(api, ("192.168.1.5", 40_000)) as client:
+        asked = {"origin": "https://board.example", "access-control-request-method": "POST"}
+        assert_error(await client.options(FLUSH, headers=asked), 403, "FORBIDDEN")
+
+
+async def test_another_machine_is_served_where_that_is_allowed(start_api: StartApi) -> None:
+    api = await start_api(security={"allow_anonymous": True})
+    async with calling_from(api, ("192.168.1.5", 40_000)) as client:
+        assert (await client.post(FLUSH)).status_code == 200
+        assert_error(await client.get("/health/live", headers={"host": "evil.com"}), 403, "FORBIDDEN")
+
+
+@pytest.mark.parametrize(
+    "peer", [("127.0.0.1", 1), ("127.8.9.10", 1), ("::1", 1), ("::ffff:127.0.0.1", 1), ("", 0), None]
+)
+async def test_a_caller_on_this_machine_is_served(api: Api, peer: tuple[str, int] | None) -> None:
+    async with calling_from(api, peer) as client:
+        assert (await client.post(FLUSH)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -56,7 +100,7 @@ async def test_loopback_by_any_of_its_names_is_served(api: Api, host: str) -> No
 )
 async def test_any_other_host_is_refused(api: Api, host: str) -> None:
     headers = [(b"host", host.encode("latin-1"))]
-    for path in ("/health/live", "/openapi.json", "/docs", "/metrics", "/nothing"):
+    for path in PATHS:
         assert_error(await api.client.get(path, headers=headers), 403, "FORBIDDEN")
 
 

@@ -14,7 +14,7 @@ from tests.e2e.conftest import StartService
 from tests.e2e.job import stored_rows
 from tests.e2e.ledger import Ledger, read
 from tests.e2e.sample import sample_workbooks
-from tests.e2e.service import ROOT, command
+from tests.e2e.service import ROOT, ServiceProcess, command
 from tests.e2e.worker import Worker
 
 EXIT_CONFIGURATION = 2
@@ -83,6 +83,33 @@ async def test_what_is_buffered_survives_kill_after_kill(start_service: StartSer
         rows = [read(row) for row in await caller.walk("/tasks", fresh=True)]
     assert ledger.judge(rows)
     assert len(rows) == len(ledger.tasks_kept)
+
+
+class ServedByUvicorn(ServiceProcess):
+    """`uvicorn main:app`, configured by the environment alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._command = [sys.executable, "-m", "uvicorn", "main:app", f"--app-dir={ROOT}", "--port=0"]
+        self._environment |= {
+            "PERSISTENCE_JOURNAL__DIRECTORY": str(folder / "journal"),
+            "PERSISTENCE_SQLITE__PATH": str(folder / "uvicorn.db"),
+            "PERSISTENCE_LOGGING__FILE": "",
+        }
+
+
+async def test_uvicorn_main_app_serves_with_the_same_configuration_and_stores_what_it_took(tmp_path: Path) -> None:
+    service = ServedByUvicorn(tmp_path)
+    try:
+        await service.start()
+        async with Caller.to(service) as caller:
+            assert (await caller.health())["status"] == "healthy"
+            ledger = await report_some(caller)
+        await service.terminate()
+    finally:
+        await service.close()
+    tasks = len(ledger.tasks_kept)
+    assert stored_rows(tmp_path / "uvicorn.db")["translation_tasks"] == (tasks, tasks)
 
 
 async def test_a_second_process_on_the_same_journal_says_whose_it_is_and_ends(start_service: StartService) -> None:
