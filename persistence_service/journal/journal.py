@@ -144,8 +144,9 @@ class Journal:
     async def close(self) -> None:
         """Everything handed over is on disk, or its future has failed, and the directory is free for the next owner.
 
-        If nothing is unstored, one empty segment with the high-water mark is left. Never raises for what the disk does: it is
-        logged. Closing twice is no error, and closing is completed even if who waits for it is cancelled.
+        If nothing is unstored and no damage has still to be copied to quarantine, one empty segment with the high-water mark
+        is left. Never raises for what the disk does: it is logged. Closing twice is no error, and closing is completed even
+        if who waits for it is cancelled.
         """
         if self._closed is None:
             self._closing = True
@@ -157,7 +158,8 @@ class Journal:
         self._writer.submit(Barrier(settled))
         await settled
         stopped: asyncio.Future[None] = self._loop.create_future()
-        self._writer.submit(Stop(leave_empty=not self._held and not self._unread, future=stopped))
+        pinned = any(segment.pinned for segment in self._survey.segments)  # unread, or its damage has no copy yet
+        self._writer.submit(Stop(leave_empty=not self._held and not pinned, future=stopped))
         await stopped
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._reader.shutdown)

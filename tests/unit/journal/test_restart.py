@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,26 @@ async def test_damage_that_cannot_be_kept_keeps_its_segment(bench: Bench) -> Non
     assert len(await replay_all(survivor, release=True)) == 2
     await settle(survivor)
     assert path.exists()
+
+
+async def test_closing_keeps_a_segment_whose_damage_has_no_copy_and_the_next_run_makes_one(bench: Bench) -> None:
+    journal = await bench.open()
+    positions = [await put(journal, bytes(100)) for _ in range(3)]
+    crashed = bench.crash()
+    (path,) = bench.segments(crashed)
+    flip_byte(path, positions[0].offset)
+    survivor = await bench.open(crashed)
+    bench.files.fail("make_directory", ENOSPC)
+    assert len(await replay_all(survivor, release=True)) == 2
+    bench.files.heal()
+    await survivor.close()
+    assert path.exists()
+    again = await bench.open(crashed)
+    assert len(await replay_all(again, release=True)) == 2
+    assert again.stats().losses == survivor.stats().losses == (Loss(1, 1, 1, "damaged"),)
+    await again.close()
+    assert not path.exists()
+    assert (crashed / "quarantine" / f"{path.name}.damage").exists()
 
 
 @pytest.mark.parametrize("operation", ["writev", "sync"])
