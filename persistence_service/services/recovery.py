@@ -18,13 +18,11 @@ from persistence_service.services.query import POSITION, page_of
 from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
 from persistence_service.storage.query import (
     COUNT,
-    Aggregate,
     AnyOf,
     Between,
     Condition,
     Equals,
     HasChild,
-    Measurement,
     OneOf,
     Query,
     Sort,
@@ -87,8 +85,13 @@ class RecoveryService:
         order = Query(order=(Sort(LAST_ACTIVITY, descending=True),)).total_order(SESSIONS.key)
         after = decode_cursor(cursor, fingerprint, order, SESSIONS.record) if cursor else None
         backend = self._registry.backend_for(SESSIONS)
-        rows = await backend.query(SESSIONS, Query(where=where, order=order, after=after, limit=limit + 1))
-        found = await self._described(rows[:limit])
+        # The activity that the page was ordered by comes with it: asked for later, it might have moved, and the walk with it.
+        rows = await backend.select(
+            SESSIONS,
+            (*SESSIONS.fields, LAST_ACTIVITY),
+            Query(where=where, order=order, after=after, limit=limit + 1),
+        )
+        found = await self._described([(Session(*row[:-1]), row[-1]) for row in rows[:limit]])
         last = found[-1] if len(rows) > limit else None
         return IncompletePage(
             count=await backend.count(SESSIONS, where),
@@ -121,24 +124,19 @@ class RecoveryService:
             next_cursor=next_cursor,
         )
 
-    async def _described(self, sessions: Sequence[Session]) -> list[Incomplete]:
-        of_these = OneOf("session_id", [session.session_id for session in sessions])
-        backend = self._registry.backend_for(TASKS)
-        unfinished = await backend.aggregate(
+    async def _described(self, sessions: Sequence[tuple[Session, datetime]]) -> list[Incomplete]:
+        of_these = OneOf("session_id", [session.session_id for session, _ in sessions])
+        groups = await self._registry.backend_for(TASKS).aggregate(
             TASKS, group_by=("session_id", "status"), measure=(COUNT,), where=(of_these, _UNFINISHED)
         )
-        newest = await backend.aggregate(
-            TASKS, group_by=("session_id",), measure=(Measurement(Aggregate.NEWEST, "updated_at"),), where=(of_these,)
-        )
-        counts = {group.keys: group.figures[0] for group in unfinished}
-        activity = {group.keys[0]: group.figures[0] for group in newest}
+        counts = {group.keys: group.figures[0] for group in groups}
         return [
             Incomplete(
                 session=session,
                 unfinished={status: counts.get((session.session_id, status), 0) for status in UNFINISHED},
-                last_activity=max(session.updated_at, activity.get(session.session_id, session.updated_at)),
+                last_activity=last_activity,
             )
-            for session in sessions
+            for session, last_activity in sessions
         ]
 
     def _now(self) -> datetime:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -68,12 +68,18 @@ class Reader(ABC):
         """The records of those `keys` that exist, in no particular order; any number of keys, repeated ones count once."""
 
     @abstractmethod
-    async def query(self, collection: Collection[R], query: Query) -> list[R]:
-        """One page, in the query's completed order.
+    async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
+        """One page, in the query's completed order: of each record the values of `fields`, derived ones among them.
+
+        What a page was ordered by and what it gives are of one moment, so that a page can be continued behind its last row.
 
         Raises:
             QueryTimeout: it ran into the backend's time limit and was ended.
         """
+
+    async def query(self, collection: Collection[R], query: Query) -> list[R]:
+        """`select` of whole records."""
+        return [collection.record(*row) for row in await self.select(collection, collection.fields, query)]
 
     @abstractmethod
     async def count(

@@ -49,6 +49,11 @@ class Collection(Generic[R]):
     fixed: tuple[str, ...] = ()
     derived: Mapping[str, NewestOf] = field(default_factory=dict)
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a record, in the order in which they make one; without the derived ones."""
+        return self.record.__struct_fields__
+
     def key_of(self, record: R) -> str:
         """The key of `record`."""
         key: str = getattr(record, self.key)

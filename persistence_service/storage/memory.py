@@ -83,9 +83,9 @@ class MemoryBackend(StorageBackend):
         """See `Reader.read`."""
         return await self._committed().read(collection, keys)
 
-    async def query(self, collection: Collection[R], query: Query) -> list[R]:
-        """See `Reader.query`."""
-        return await self._committed().query(collection, query)
+    async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
+        """See `Reader.select`."""
+        return await self._committed().select(collection, fields, query)
 
     async def count(
         self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None
@@ -137,19 +137,20 @@ class _MemoryReader(Reader):
         held = self._held(collection)
         return [held[key] for key in dict.fromkeys(keys) if key in held]
 
-    async def query(self, collection: Collection[R], query: Query) -> list[R]:
+    async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
         order = query.total_order(collection.key)
         compare = _comparison(order)
         ordered = cmp_to_key(compare)
         matching = self._matching(collection, query.where)
         rows: list[tuple[tuple[Any, ...], R]] = [
-            (self._values(collection, record, order), record) for record in matching
+            (self._values(collection, record, [term.field for term in order]), record) for record in matching
         ]
         if query.after is not None:
             after = tuple(query.after)
             rows = [row for row in rows if compare(row[0], after) > 0]
         rows.sort(key=lambda row: ordered(row[0]))
-        return [record for _, record in rows[query.offset : query.offset + query.limit]]
+        page = rows[query.offset : query.offset + query.limit]
+        return [self._values(collection, record, fields) for _, record in page]
 
     async def count(
         self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None
@@ -188,8 +189,8 @@ class _MemoryReader(Reader):
         held = self._held(collection).values()
         return [record for record in held if all(self._holds(collection, record, condition) for condition in where)]
 
-    def _values(self, collection: Collection[R], record: R, order: Sequence[Sort]) -> tuple[Any, ...]:
-        return tuple(self._value(collection, record, term.field) for term in order)
+    def _values(self, collection: Collection[R], record: R, fields: Sequence[str]) -> tuple[Any, ...]:
+        return tuple(self._value(collection, record, field) for field in fields)
 
     def _value(self, collection: Collection[R], record: R, field: str) -> Any:  # noqa: ANN401  # whatever the field holds
         derived = collection.derived.get(field)

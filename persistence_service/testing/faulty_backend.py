@@ -117,10 +117,10 @@ class FaultyBackend(StorageBackend):
         self._check_read()
         return await self.inner.read(collection, keys)
 
-    async def query(self, collection: Collection[R], query: Query) -> list[R]:
-        """See `Reader.query`."""
+    async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
+        """See `Reader.select`."""
         self._check_read()
-        return await self.inner.query(collection, query)
+        return await self.inner.select(collection, fields, query)
 
     async def count(
         self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None
@@ -193,8 +193,8 @@ class _FaultyTransaction(Transaction):
     async def read(self, collection: Collection[R], keys: Sequence[str]) -> list[R]:
         return await self._inner.read(collection, keys)
 
-    async def query(self, collection: Collection[R], query: Query) -> list[R]:
-        return await self._inner.query(collection, query)
+    async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
+        return await self._inner.select(collection, fields, query)
 
     async def count(
         self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None

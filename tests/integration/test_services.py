@@ -25,6 +25,7 @@ from persistence_service.services import query as query_module
 from persistence_service.services.query import POSITION, PageRequest, SessionFilter, TaskFilter
 from persistence_service.settings import Durability, Settings
 from persistence_service.storage.memory import MemoryBackend
+from persistence_service.storage.query import Group
 from persistence_service.testing.clocks import ManualTiming
 from persistence_service.testing.faulty_backend import FaultyBackend
 from tests.integration.conftest import Opener
@@ -345,6 +346,30 @@ async def test_unfinished_sessions_come_latest_activity_first_with_their_counts(
         assert done.last_activity == from_micros(timing.wall_us())
         with pytest.raises(ValidationFailed):
             await services.recovery.incomplete_sessions(limit=1, cursor="nonsense", idle_s=None)
+
+
+async def test_activity_while_a_page_is_read_repeats_no_session_that_has_not_changed(
+    opener: Opener, timing: ManualTiming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opener() as (services, _):
+        for number in range(4):
+            timing.advance(60)
+            await services.buffer.accept_sessions([session_request(f"S{number}")])
+        await services.buffer.flush()
+        timing.advance(60)
+        read = FaultyBackend.aggregate
+
+        async def read_after_a_flush(backend: FaultyBackend, *what: Any, **which: Any) -> list[Group]:  # noqa: ANN401  # passed on
+            await services.buffer.accept_tasks([task_request("T", "S2")])
+            await services.buffer.flush()
+            return await read(backend, *what, **which)
+
+        monkeypatch.setattr(FaultyBackend, "aggregate", read_after_a_flush)
+        first = await services.recovery.incomplete_sessions(limit=2, cursor=None, idle_s=None)
+        rest = await services.recovery.incomplete_sessions(limit=2, cursor=first.next_cursor, idle_s=None)
+        walked = [item.session.session_id for page in (first, rest) for item in page.sessions]
+        assert walked == ["S3", "S2", "S1", "S0"]
+        assert first.sessions[1].last_activity == first.sessions[1].session.updated_at
 
 
 async def test_idle_seconds_keep_those_without_activity_for_so_long(opener: Opener, timing: ManualTiming) -> None:

@@ -46,15 +46,18 @@ class Translator:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
 
-    def page(self, collection: Collection[Any], query: Query) -> Select[Any]:
-        """The whole records of one page, in order."""
+    def page(self, collection: Collection[Any], fields: Sequence[str], query: Query) -> Select[Any]:
+        """The `fields` of one page, in order."""
         order = query.total_order(collection.key)
+        given = {field: self._column(collection, field).label(field) for field in fields}
+        statement = select(*(given[field] for field in fields)).where(*self._all(collection, query.where))
         columns = [self._column(collection, term.field) for term in order]
-        statement = select(self._schema.table(collection)).where(*self._all(collection, query.where))
         if query.after is not None:
             statement = statement.where(_behind(columns, order, query.after))
+        # By the name of what is given, where it is: a derived value is then made once a row.
+        by = [given.get(term.field, column) for column, term in zip(columns, order, strict=True)]
         statement = statement.order_by(
-            *(column.desc() if term.descending else column for column, term in zip(columns, order, strict=True))
+            *(column.desc() if term.descending else column for column, term in zip(by, order, strict=True))
         )
         return statement.limit(query.limit).offset(query.offset or None)
 

@@ -40,9 +40,9 @@ class _Operating(Reader):
         """See `Reader.read`."""
         return await self._read(lambda connection: self._operations.read(connection, collection, keys))
 
-    async def query(self, collection: Collection[R], query: Query) -> list[R]:
-        """See `Reader.query`."""
-        return await self._read(lambda connection: self._operations.query(connection, collection, query))
+    async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
+        """See `Reader.select`."""
+        return await self._read(lambda connection: self._operations.select(connection, collection, fields, query))
 
     async def count(
         self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None

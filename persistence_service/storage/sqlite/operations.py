@@ -51,9 +51,11 @@ class Operations:
         """See `Reader.read`."""
         return _records(collection, connection.rows(self._translator.by_keys(collection, keys)))
 
-    def query(self, connection: SqliteConnection, collection: Collection[R], query: Query) -> list[R]:
-        """See `Reader.query`."""
-        return _records(collection, connection.rows(self._translator.page(collection, query)))
+    def select(
+        self, connection: SqliteConnection, collection: Collection[Any], fields: Sequence[str], query: Query
+    ) -> list[tuple[Any, ...]]:
+        """See `Reader.select`."""
+        return [tuple(row) for row in connection.rows(self._translator.page(collection, fields, query))]
 
     def count(
         self, connection: SqliteConnection, collection: Collection[Any], where: Sequence[Condition], at_most: int | None

@@ -71,6 +71,7 @@ class LifeConformance(ConformanceBase):
         for call in (
             lambda: backend.read(unknown, ["x"]),
             lambda: backend.query(unknown, Query()),
+            lambda: backend.select(unknown, ["task_id"], Query()),
             lambda: backend.count(unknown),
             lambda: backend.write(unknown, []),
             lambda: backend.delete(unknown, ()),
@@ -99,6 +100,8 @@ class LifeConformance(ConformanceBase):
             await backend.read(SESSIONS, ["x"])
         with pytest.raises(BackendClosed):
             await backend.query(SESSIONS, Query())
+        with pytest.raises(BackendClosed):
+            await backend.select(SESSIONS, ["session_id"], Query())
         with pytest.raises(BackendClosed):
             await backend.count(SESSIONS)
         with pytest.raises(BackendClosed):

@@ -134,6 +134,27 @@ class QueryingConformance(ConformanceBase):
         assert await populated.count(SESSIONS, [Between(LAST_ACTIVITY, None, at(49.999999))]) == 1
         assert await populated.count(SESSIONS, [Equals(LAST_ACTIVITY, at(100))]) == 1
 
+    async def test_fields_are_given_in_the_order_asked_for(self, populated: StorageBackend) -> None:
+        query = Query([Equals("session_id", "two")], [Sort("created_at", descending=True)], limit=2)
+        records = await populated.query(TASKS, query)
+        assert len(records) == 2
+        fields = ("status", "task_id", "target_text", "updated_at", "confidence", "status")
+        found = await populated.select(TASKS, fields, query)
+        assert found == [tuple(getattr(record, field) for field in fields) for record in records]
+        assert all(type(row) is tuple and isinstance(row[0], Status) for row in found)
+        assert await populated.select(TASKS, ["task_id"], Query([OneOf("task_id", ["one-003", "missing"])])) == [
+            ("one-003",)
+        ]
+
+    async def test_a_derived_field_is_given_as_it_orders(self, populated: StorageBackend) -> None:
+        fields = (LAST_ACTIVITY, "session_id", "updated_at")
+        order = [Sort(LAST_ACTIVITY, descending=True)]
+        rows = [(at(100), "one", at(1)), (at(50), "two", at(50)), (at(30), "three", at(30))]
+        assert await populated.select(SESSIONS, fields, Query((), order)) == rows
+        for place, row in enumerate(rows):
+            assert await populated.select(SESSIONS, fields, Query((), order, after=row[:2])) == rows[place + 1 :]
+        assert await populated.select(SESSIONS, [LAST_ACTIVITY], Query(limit=1)) == [(at(100),)]
+
     @pytest.mark.parametrize(
         "order",
         [

@@ -80,13 +80,13 @@ def by(field: str, *, descending: bool = True) -> tuple[Sort]:
     ids=repr,
 )
 async def test_a_page_of_tasks_is_a_range_of_one_index(path: Path, query: Query, index: str) -> None:
-    (step, *more) = plan(path, TRANSLATE.page(TASKS, query))
+    (step, *more) = plan(path, TRANSLATE.page(TASKS, TASKS.fields, query))
     assert f"INDEX {index}" in step
     assert [line for line in more if "TEMP B-TREE FOR ORDER BY" in line] == []
 
 
 async def test_the_default_list_of_sessions_is_a_range_of_an_index(path: Path) -> None:
-    assert plan(path, TRANSLATE.page(SESSIONS, Query([], by("created_at")))) == [
+    assert plan(path, TRANSLATE.page(SESSIONS, SESSIONS.fields, Query([], by("created_at")))) == [
         "SCAN translation_sessions USING INDEX ix_sessions_created"
     ]
 
@@ -97,6 +97,13 @@ async def test_records_are_read_by_the_index_of_their_key(path: Path, count: int
     assert "INDEX sqlite_autoindex_translation_tasks_1 (task_id=?)" in plan(path, TRANSLATE.by_keys(TASKS, keys))[0]
 
 
+async def test_keys_alone_are_read_from_an_index_alone(path: Path) -> None:
+    query = Query([Between("created_at", None, at(0))], by("created_at", descending=False))
+    assert plan(path, TRANSLATE.page(TASKS, ["task_id"], query)) == [
+        "SEARCH translation_tasks USING COVERING INDEX ix_tasks_created (created_at<?)"
+    ]
+
+
 async def test_progress_reads_an_index_alone(path: Path) -> None:
     statement = TRANSLATE.aggregate(TASKS, ["status"], [COUNT], [SESSION])
     assert plan(path, statement) == ["SEARCH translation_tasks USING COVERING INDEX ix_tasks_status (session_id=?)"]
@@ -104,12 +111,13 @@ async def test_progress_reads_an_index_alone(path: Path) -> None:
 
 async def test_unfinished_sessions_are_found_by_one_look_at_an_index_each(path: Path) -> None:
     unfinished = AnyOf([OneOf("status", UNFINISHED), HasChild(TASKS, [OneOf("status", UNFINISHED)])])
-    steps = plan(path, TRANSLATE.page(SESSIONS, Query([unfinished])))
+    steps = plan(path, TRANSLATE.page(SESSIONS, SESSIONS.fields, Query([unfinished])))
     assert "SEARCH translation_tasks USING COVERING INDEX ix_tasks_status (session_id=? AND status=?)" in steps
 
 
-async def test_the_last_activity_is_a_few_looks_at_an_index_a_session(path: Path) -> None:
-    steps = plan(path, TRANSLATE.page(SESSIONS, Query([], by(LAST_ACTIVITY))))
+@pytest.mark.parametrize("fields", [SESSIONS.fields, (*SESSIONS.fields, LAST_ACTIVITY)], ids=["ordered", "given too"])
+async def test_the_last_activity_is_a_few_looks_at_an_index_a_session(path: Path, fields: tuple[str, ...]) -> None:
+    steps = plan(path, TRANSLATE.page(SESSIONS, fields, Query([], by(LAST_ACTIVITY))))
     assert [step for step in steps if step.startswith("SCAN")] == ["SCAN translation_sessions"]
     looks = [step for step in steps if step.startswith("SEARCH translation_tasks")]
     assert set(looks) == {"SEARCH translation_tasks USING COVERING INDEX ix_tasks_status (session_id=? AND status=?)"}
