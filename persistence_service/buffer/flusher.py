@@ -295,9 +295,7 @@ class Flusher:
             result = await self._backend.write(buffer.collection, [entry.record for entry in entries])
         except DataRejected as exc:
             if len(entries) == 1:
-                where = f" in column {exc.column}" if exc.column else ""
-                detail = f"the database refuses it (error {exc.number}{where})"
-                buffer.refuse(entries[0], AsideReason.DATA_REJECTED, detail)
+                buffer.refuse(entries[0], AsideReason.DATA_REJECTED, _refusal(exc))
                 return
             middle = len(entries) // 2
             await self._write(buffer, entries[:middle])
@@ -355,6 +353,14 @@ class Flusher:
         for request in self._requests:
             request.end(error)
         self._requests.clear()
+
+
+def _refusal(error: DataRejected) -> str:
+    """Our words for it, with what is known of the driver's."""
+    number = f"error {error.number}" if error.number is not None else ""
+    column = f"column {error.column}" if error.column else ""
+    known = ", ".join(filter(None, (number, column)))
+    return f"the database refuses it ({known})" if known else "the database refuses it"
 
 
 def _as_unavailable(error: PersistenceError) -> StorageUnavailable:

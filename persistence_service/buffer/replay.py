@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -44,8 +45,9 @@ class JournalReplay:
         backoff = Backoff()
         while self.is_running:
             try:
-                async for batch in self._journal.replay():
-                    await self._merge(batch)
+                async with aclosing(self._journal.replay()) as batches:  # so that a next attempt may begin at once
+                    async for batch in batches:
+                        await self._merge(batch)
                 self.is_running = False
             except Exception as exc:  # noqa: BLE001  # the supervision point of replay: whoever waits for its end must be told
                 if not self._failing:

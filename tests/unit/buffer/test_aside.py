@@ -9,7 +9,7 @@ import pytest
 
 from persistence_service.buffer.buffer import AsideReason
 from persistence_service.buffer.policy import MemoryBounds
-from persistence_service.errors import QueryTimeout, StorageUnavailable
+from persistence_service.errors import DataRejected, QueryTimeout, StorageUnavailable
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
 from persistence_service.models.limits import Limits
 from persistence_service.models.status import Status
@@ -41,6 +41,25 @@ async def test_one_poisoned_record_among_a_thousand_is_set_aside_alone_in_few_tr
         assert [key for _, key, _ in rig.buffer.aside()] == ["bad"]
         assert rig.flusher.failure is None
         assert rig.journal.stats().unstored_items == 1
+
+
+@pytest.mark.parametrize(
+    "error, detail",
+    [
+        (DataRejected("x"), "the database refuses it"),
+        (DataRejected("x", number=1406), "the database refuses it (error 1406)"),
+        (DataRejected("x", column="context"), "the database refuses it (column context)"),
+        (DataRejected("x", number=1406, column="context"), "the database refuses it (error 1406, column context)"),
+    ],
+)
+async def test_the_detail_of_a_refused_record_says_what_is_known(
+    tmp_path: Path, error: DataRejected, detail: str
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_sessions([session_request()])
+        rig.backend.fail_next(error)
+        await rig.buffer.flush()
+        assert [aside.detail for aside in rig.refused] == [detail]
 
 
 async def test_several_poisoned_records_and_a_failure_amid_the_halving(tmp_path: Path) -> None:

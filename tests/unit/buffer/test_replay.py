@@ -3,6 +3,7 @@
 import asyncio
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,3 +191,27 @@ async def test_a_mistake_of_ours_in_replay_leaves_nobody_waiting(
             rig.journal.stats().unstored_items == 10
         )  # the batch that it failed at stays held: rather twice than never
         rig.journal.release(next(iter(rig.journal._held)), 10)
+
+
+async def test_replay_that_stops_at_a_mistake_of_ours_closes_what_it_was_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = await left_behind(tmp_path / "journal", 2)
+    async with open_rig(image, start=False) as rig:
+        kept_alive: list[Any] = []
+        begin = rig.journal.replay
+
+        def replay() -> Any:  # noqa: ANN401  # the journal's iterator, which nobody's garbage collection ends here
+            kept_alive.append(begin())
+            return kept_alive[-1]
+
+        monkeypatch.setattr(rig.journal, "replay", replay)
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.buffer._tasks, "decode", lambda payload: 1 / 0)
+            await rig.start(replay=False)
+            rig.background.append(asyncio.create_task(rig.buffer.replay()))
+            await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+        rig.timing.advance(60)
+        await until(lambda: not rig.buffer.replaying)
+        await rig.buffer.flush()
+        rig.journal.release(next(iter(rig.journal._held)), 10)  # the batch that it failed at stays held
