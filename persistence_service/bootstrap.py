@@ -18,12 +18,9 @@ from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBoun
 from persistence_service.buffer.timing import EventClock, SystemTiming, Timing
 from persistence_service.errors import (
     ConfigurationError,
-    ConfigurationProblem,
     SchemaTooNew,
     StorageError,
     StorageUnavailable,
-    UnknownBackend,
-    UnknownCollection,
 )
 from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
@@ -31,12 +28,12 @@ from persistence_service.observability.metrics import Metrics
 from persistence_service.services.health import HealthService
 from persistence_service.services.query import QueryService
 from persistence_service.services.recovery import RecoveryService
-from persistence_service.settings import Settings
+from persistence_service.settings import Settings, StorageNames, routing_problems
 from persistence_service.storage.backend import StorageBackend
-from persistence_service.storage.collections import SESSIONS, TASKS
+from persistence_service.storage.collections import ALL_COLLECTIONS, SESSIONS, TASKS
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.opening import BackendOpener
-from persistence_service.storage.registry import StorageRegistry, plugins
+from persistence_service.storage.registry import BackendFactory, StorageRegistry, plugins
 from persistence_service.storage.sqlite.backend import SqliteBackend
 
 _log = structlog.get_logger(__name__)
@@ -57,26 +54,33 @@ class Services:
     timing: Timing
 
 
+def storage_names() -> StorageNames:
+    """The backends there are, those of other packages included, and the collections that can be routed to them."""
+    return StorageNames(
+        backends=tuple(_factories(Settings())),
+        collections=tuple(collection.name for collection in ALL_COLLECTIONS),
+        together=(SESSIONS.name, TASKS.name),
+    )
+
+
 def build_registry(settings: Settings) -> StorageRegistry:
     """The registry with the shipped backends and those of other packages, routed as configured; nothing is opened.
 
     Raises:
-        ConfigurationError: a name that is not known, or sessions and tasks in different backends.
+        ConfigurationError: names that are not known, or sessions and tasks in different backends.
     """
+    problems = routing_problems(settings.storage, storage_names(), "configuration")
+    if problems:
+        raise ConfigurationError(problems)
     registry = StorageRegistry()
-    registry.register("memory", MemoryBackend)
-    registry.register("sqlite", partial(_sqlite, settings))
-    for name, factory in plugins().items():
+    for name, factory in _factories(settings).items():
         registry.register(name, factory)
-    try:
-        registry.route_all(settings.storage.backend, settings.storage.routes)
-    except UnknownBackend as exc:
-        raise _wrong("storage.backend", exc.name, str(exc)) from exc
-    except UnknownCollection as exc:
-        raise _wrong("storage.routes", exc.name, str(exc)) from exc
-    if registry.backend_for(SESSIONS) is not registry.backend_for(TASKS):
-        raise _wrong("storage.routes", str(dict(settings.storage.routes)), "sessions and tasks must share one backend")
+    registry.route_all(settings.storage.backend, settings.storage.routes)
     return registry
+
+
+def _factories(settings: Settings) -> dict[str, BackendFactory]:
+    return {"memory": MemoryBackend, "sqlite": partial(_sqlite, settings), **plugins()}
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -153,7 +157,7 @@ async def open_services(
             limits=limits_of(settings),
             buffer=buffer,
             query=QueryService(registry=registry, buffer=buffer),
-            recovery=RecoveryService(registry=registry, buffer=buffer, timing=timing),
+            recovery=RecoveryService(registry=registry, buffer=buffer, journal=journal, timing=timing),
             health=HealthService(buffer=buffer, journal=journal, backend=backend),
             metrics=metrics,
             timing=timing,
@@ -212,7 +216,3 @@ def _sqlite(settings: Settings) -> StorageBackend:
         busy_timeout_s=settings.sqlite.busy_timeout,
         query_timeout_s=settings.limits.query_timeout,
     )
-
-
-def _wrong(key: str, value: str, allowed: str) -> ConfigurationError:
-    return ConfigurationError([ConfigurationProblem("configuration", key, value, allowed)])

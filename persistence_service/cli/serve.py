@@ -17,7 +17,7 @@ import typer
 import uvicorn
 
 from persistence_service.api.app import create_app
-from persistence_service.bootstrap import Services, open_services
+from persistence_service.bootstrap import Services, open_services, storage_names
 from persistence_service.observability.logging import configure_logging
 from persistence_service.settings import LoadedSettings, Settings, load_settings
 
@@ -39,7 +39,7 @@ def serve(
     """Run the service until SIGTERM or SIGINT; then flush for at most service.shutdown_timeout, and stop."""
     flags: dict[str, object] = {"service.host": host, "service.port": port}
     flags |= {key: value for key, _, value in (text.partition("=") for text in option or [])}
-    loaded = load_settings(flags=flags, config_path=config)
+    loaded = load_settings(flags=flags, config_path=config, known=storage_names())
     with _process_set_up(loaded):
         http = _http_server(loaded.settings)
         with asyncio.Runner(loop_factory=http.get_loop_factory()) as runner:
@@ -50,7 +50,7 @@ def serve(
 @asynccontextmanager
 async def open_configured_services() -> AsyncIterator[Services]:
     """The services as the environment and the configuration file say, for a server that is not ours (`uvicorn main:app`)."""
-    loaded = load_settings()
+    loaded = load_settings(known=storage_names())
     with _process_set_up(loaded):
         async with open_services(loaded.settings) as services:
             yield services

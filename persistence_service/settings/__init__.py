@@ -21,6 +21,7 @@ from persistence_service.settings.model import (
     StorageSettings,
 )
 from persistence_service.settings.reference import configuration_file, markdown_table
+from persistence_service.settings.routing import StorageNames, routing_problems
 from persistence_service.settings.rules import is_loopback
 from persistence_service.settings.units import format_duration, format_size, parse_duration, parse_size
 
@@ -40,6 +41,7 @@ __all__ = [
     "ServiceSettings",
     "Settings",
     "SqliteSettings",
+    "StorageNames",
     "StorageSettings",
     "configuration_file",
     "environment_name",
@@ -51,4 +53,5 @@ __all__ = [
     "markdown_table",
     "parse_duration",
     "parse_size",
+    "routing_problems",
 ]

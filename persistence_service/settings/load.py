@@ -15,7 +15,8 @@ from persistence_service.settings.environment import CONFIG_VARIABLE, read_doten
 from persistence_service.settings.keys import KEYS, SECTIONS, shown
 from persistence_service.settings.layer import Found, Layer
 from persistence_service.settings.model import Section, Settings
-from persistence_service.settings.rules import broken_rules
+from persistence_service.settings.routing import StorageNames, broken_sharing, unknown_names
+from persistence_service.settings.rules import BrokenRule, broken_rules
 from persistence_service.settings.yaml_file import DEFAULT_CONFIG, read_yaml
 
 DEFAULT_SOURCE = "default"
@@ -41,12 +42,14 @@ def load_settings(
     config_path: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     directory: Path = Path(),
+    known: StorageNames | None = None,
 ) -> LoadedSettings:
     """Return the settings of command line, environment, ``.env``, YAML file and defaults, the earlier before the later.
 
     `flags` are values by dotted key, None for one not given. The YAML file is `config_path` (the flag ``--config``), else
     PERSISTENCE_CONFIG of the environment or of ``.env``, else ``config/config.yaml`` if there is one; relative paths of
-    configuration and secrets start at `directory`. Values that a stronger source overrides are checked all the same.
+    configuration and secrets start at `directory`. Values that a stronger source overrides are checked all the same. With
+    `known`, the names of backends and collections are checked too.
 
     Raises:
         ConfigurationError: unknown keys, bad values, files that cannot be read, rules between keys: all of them at once.
@@ -59,11 +62,15 @@ def load_settings(
         layer.read_secret_files(directory)
         problems += layer.problems
         problems += _bad_values(layer)
+        problems += _unknown_names(layer, known)
     chosen = {dotted: found for layer in reversed(layers) for dotted, found in layer.values.items()}
     good = {dotted: found for dotted, found in chosen.items() if not _is_bad(dotted, found.value)}
     sections = _build_sections(good)
     unchecked = Settings.model_construct(None, **sections)
-    problems += _rule_problems(unchecked, good, bad=chosen.keys() - good.keys())
+    rules = broken_rules(unchecked)
+    if known is not None and not any(_unnamed(dotted, found, known) for dotted, found in good.items()):
+        rules += broken_sharing(unchecked.storage, known)
+    problems += _rule_problems(rules, good, bad=chosen.keys() - good.keys())
     if problems:
         raise ConfigurationError(problems)
     settings = Settings.model_validate(sections)
@@ -106,6 +113,19 @@ def _bad_values(layer: Layer) -> list[ConfigurationProblem]:
     ]
 
 
+def _unknown_names(layer: Layer, known: StorageNames | None) -> list[ConfigurationProblem]:
+    return [
+        ConfigurationProblem(found.source, dotted, what, text)
+        for dotted, found in layer.values.items()
+        if known is not None and not _is_bad(dotted, found.value)
+        for what, text in _unnamed(dotted, found, known)
+    ]
+
+
+def _unnamed(dotted: str, found: Found, known: StorageNames) -> list[tuple[str, str]]:
+    return list(unknown_names(dotted, KEYS[dotted].check(found.value), known))
+
+
 def _build_sections(good: Mapping[str, Found]) -> dict[str, Section]:
     values: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
     for dotted, found in good.items():
@@ -114,10 +134,12 @@ def _build_sections(good: Mapping[str, Found]) -> dict[str, Section]:
     return {section: model.model_validate(values[section]) for section, model in SECTIONS.items()}
 
 
-def _rule_problems(settings: Settings, good: Mapping[str, Found], bad: set[str]) -> list[ConfigurationProblem]:
-    """Return the broken rules, each laid to the first of its keys that somebody set; rules over a bad value are moot."""
+def _rule_problems(
+    broken: Sequence[BrokenRule], good: Mapping[str, Found], bad: set[str]
+) -> list[ConfigurationProblem]:
+    """Return the broken rules as problems, each laid to the first of its keys that somebody set; rules over a bad value are moot."""
     problems = []
-    for rule in broken_rules(settings):
+    for rule in broken:
         if bad.isdisjoint(rule.keys):
             key = next((key for key in rule.keys if key in good), rule.keys[0])
             found = good.get(key) or Found(DEFAULT_SOURCE, KEYS[key].default_text)

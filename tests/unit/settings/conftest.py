@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from persistence_service.errors import ConfigurationError, ConfigurationProblem
-from persistence_service.settings import LoadedSettings, load_settings
+from persistence_service.settings import LoadedSettings, StorageNames, load_settings
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Place:
         *,
         flags: Mapping[str, object] | None = None,
         config_path: Path | None = None,
+        known: StorageNames | None = None,
     ) -> LoadedSettings:
         return load_settings(
-            flags=flags or {}, config_path=config_path, environ=environ or {}, directory=self.directory
+            flags=flags or {}, config_path=config_path, environ=environ or {}, directory=self.directory, known=known
         )
 
     def problems(
@@ -41,9 +42,10 @@ class Place:
         *,
         flags: Mapping[str, object] | None = None,
         config_path: Path | None = None,
+        known: StorageNames | None = None,
     ) -> tuple[ConfigurationProblem, ...]:
         with pytest.raises(ConfigurationError) as caught:
-            self.load(environ, flags=flags, config_path=config_path)
+            self.load(environ, flags=flags, config_path=config_path, known=known)
         assert all(str(problem) in str(caught.value) for problem in caught.value.problems)
         return caught.value.problems
 
