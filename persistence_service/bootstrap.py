@@ -169,6 +169,8 @@ async def _running(buffer: BufferManager, flusher: Flusher, *, drain_s: float) -
     """Replay and flush in the background; at the end drain for at most `drain_s` seconds."""
     replay = asyncio.create_task(buffer.replay(), name="replay")
     flush = asyncio.create_task(flusher.run(), name="flush")
+    for task in (replay, flush):
+        task.add_done_callback(partial(_note_end, buffer))
     try:
         yield
     finally:
@@ -178,9 +180,14 @@ async def _running(buffer: BufferManager, flusher: Flusher, *, drain_s: float) -
         finally:
             for task in (replay, flush):
                 task.cancel()
-            for outcome in await asyncio.gather(replay, flush, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    _log.error("background_task.failed", exc_info=outcome)
+            await asyncio.gather(replay, flush, return_exceptions=True)
+
+
+def _note_end(buffer: BufferManager, task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        _log.error("background_task.failed", task=task.get_name(), exc_info=error)
+        buffer.note_ended(task.get_name(), error)
 
 
 async def _try_to_open(opener: BackendOpener) -> None:
@@ -203,6 +210,7 @@ def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:
     metrics.watch("buffer_bytes", "Bytes of buffered records", lambda: buffer.stats().size_bytes)
     metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", lambda: buffer.stats().oldest_age_s)
     metrics.watch("records_merged", "Records merged away in the buffer", lambda: buffer.stats().merged)
+    metrics.watch("batches_unmerged", "Journaled batches that a mistake kept out", lambda: buffer.stats().unmerged)
     metrics.watch("journal_bytes", "Bytes of the journal's segments", lambda: journal.stats().bytes)
     metrics.watch("journal_segments", "Segments of the journal", lambda: journal.stats().segments)
     metrics.watch("journal_unstored_items", "Journaled records not yet stored", lambda: journal.stats().unstored_items)

@@ -125,7 +125,10 @@ class IncompleteSession(SessionView, frozen=True):
 
 
 class IncompleteSessions(Struct, frozen=True):
-    """Unfinished sessions, latest activity first. `count` is of all; `complete` is false while journals are `missing`."""
+    """Unfinished sessions, latest activity first. `count` is of all.
+
+    `complete` is false while something that was acknowledged is `missing`, which says in words what.
+    """
 
     count: int
     sessions: list[IncompleteSession]

@@ -8,6 +8,7 @@ from persistence_service import __version__
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.journal.journal import Journal
 from persistence_service.models.answers import AsideView, BufferView, Health, JournalView
+from persistence_service.services.missing import what_is_missing
 from persistence_service.storage.backend import StorageBackend
 
 _SHOWN_ASIDE = 20
@@ -31,20 +32,15 @@ class HealthService:
         database = await self._backend.health_check()
         failure = self._buffer.storage_failure
         is_stored = database.healthy and failure is None
-        unreadable = self._buffer.stats().unreadable
-        is_whole = not unreadable and not self._journal.stats().losses
+        missing = what_is_missing(self._buffer, self._journal)
         status = "unhealthy"
         if self.is_ready():
-            status = "healthy" if is_stored and is_whole else "degraded"
-        details = [database.detail or (str(failure) if failure else "")]
-        if unreadable:
-            details.append(
-                f"{unreadable} journaled batches can't be read by this version; start the one that wrote them"
-            )
+            status = "healthy" if is_stored and not missing else "degraded"
+        storage = database.detail or (str(failure) if failure else "")
         return Health(
             status=status,
             database="healthy" if is_stored else "unhealthy",
-            detail="; ".join(filter(None, details)),
+            detail="; ".join(filter(None, (storage, *missing))),
             buffer=self.buffer_view(),
             journal=self.journal_view(),
             aside=[

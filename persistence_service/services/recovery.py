@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import SessionNotFound
+from persistence_service.journal.journal import Journal
 from persistence_service.models.session import Session
 from persistence_service.models.status import UNFINISHED, Status
 from persistence_service.models.task import Task
 from persistence_service.models.times import from_micros
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
+from persistence_service.services.missing import what_is_missing
 from persistence_service.services.query import POSITION, page_of
 from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
 from persistence_service.storage.query import (
@@ -44,11 +46,15 @@ class Incomplete:
 
 @dataclass(frozen=True, slots=True)
 class IncompletePage:
-    """Unfinished sessions, latest activity first; `count` is of all, not of this page."""
+    """Unfinished sessions, latest activity first; `count` is of all, not of this page.
+
+    `missing` says in words what was acknowledged and can't be among them.
+    """
 
     count: int
     sessions: list[Incomplete]
     next_cursor: str | None
+    missing: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,10 @@ class Restored:
 class RecoveryService:
     """Answers the recovery endpoints. Everything accepted is flushed first, so what it says is the truth."""
 
-    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager, timing: Timing) -> None:
+    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager, journal: Journal, timing: Timing) -> None:
         self._registry = registry
         self._buffer = buffer
+        self._journal = journal
         self._timing = timing
 
     async def incomplete_sessions(self, *, limit: int, cursor: str | None, idle_s: float | None) -> IncompletePage:
@@ -97,6 +104,7 @@ class RecoveryService:
             count=await backend.count(SESSIONS, where),
             sessions=found,
             next_cursor=encode_cursor(fingerprint, [last.last_activity, last.session.session_id]) if last else None,
+            missing=what_is_missing(self._buffer, self._journal),
         )
 
     async def restore(self, session_id: str, *, include_failed: bool, limit: int, cursor: str | None) -> Restored:

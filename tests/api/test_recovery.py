@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from persistence_service.errors import StorageUnavailable
-from tests.api.conftest import Api, a_session, a_task, assert_error
+from persistence_service.journal.journal import Journal
+from tests.api.conftest import Api, StartApi, a_session, a_task, assert_error
 
 
 @pytest.fixture
@@ -49,6 +52,17 @@ async def test_unfinished_sessions_are_walked_by_cursor(interrupted: Api) -> Non
     assert (first["count"], rest["count"], rest["next_cursor"]) == (3, 3, None)
     other = await interrupted.get("/recovery/incomplete-sessions", cursor=first["next_cursor"], idle_seconds=1)
     assert_error(other, 422, "VALIDATION_ERROR")
+
+
+async def test_what_another_version_journaled_is_said_to_be_missing(start_api: StartApi, tmp_path: Path) -> None:
+    journal = await Journal.open(
+        tmp_path / "journal", max_bytes=1 << 20, min_free=0, segment_bytes=1 << 16, clock=lambda: 1
+    )
+    await journal.append(150, b"from the future", items=1, accepted_at_us=1, high_water_us=1)
+    await journal.close()
+    answer = (await (await start_api()).get("/recovery/incomplete-sessions")).json()
+    assert (answer["count"], answer["complete"]) == (0, False)
+    assert "another version" in answer["missing"][0]
 
 
 async def test_sessions_with_recent_activity_can_be_left_out(interrupted: Api) -> None:

@@ -408,6 +408,23 @@ async def test_restoring_pages_through_what_is_left_in_position_order(opener: Op
             await services.recovery.restore("nobody", include_failed=False, limit=10, cursor=None)
 
 
+async def test_recovery_says_what_is_damaged_and_lost(opener: Opener, tmp_path: Path) -> None:
+    async with opener(away) as (services, _):
+        for number in range(20):
+            await services.buffer.accept_sessions([session_request(f"S{number}")])
+    segment = max((tmp_path / "journal").iterdir(), key=lambda path: path.stat().st_size)
+    damaged = bytearray(segment.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    segment.write_bytes(damaged)
+    async with opener() as (services, _):
+        page = await services.recovery.incomplete_sessions(limit=100, cursor=None, idle_s=None)
+        assert len(page.sessions) == 19
+        (missing,) = page.missing
+        assert missing.startswith("damaged ranges of the journal, lost: 1;")
+        report = await services.health.report()
+        assert (report.status, report.detail, len(report.journal.losses)) == ("degraded", missing, 1)
+
+
 # -------------------------------------------------------------------------------------------------------------- health
 
 
@@ -476,4 +493,6 @@ async def test_health_names_journaled_batches_that_another_version_wrote(
         await until(lambda: not services.buffer.replaying)
         report = await services.health.report()
         assert report.status == "degraded"
-        assert "1 journaled batches can't be read" in report.detail
+        assert "only another version can read: 1;" in report.detail
+        page = await services.recovery.incomplete_sessions(limit=1, cursor=None, idle_s=None)
+        assert page.missing == [report.detail]

@@ -57,8 +57,8 @@ async def incomplete_sessions(services: ServicesDep, wanted: Annotated[Incomplet
                 for item in page.sessions
             ],
             next_cursor=page.next_cursor,
-            complete=True,
-            missing=[],
+            complete=not page.missing,
+            missing=page.missing,
         )
     )
 
