@@ -28,7 +28,11 @@ class Intake(Generic[R]):
         self._tickets = tickets
         self._timing = timing
         self._arrived = arrived
-        self._decoder: msgspec.json.Decoder[list[R]] = msgspec.json.Decoder(list[buffer.collection.record])  # type: ignore[name-defined]  # a type made at run time
+        record = buffer.collection.record
+        self._decoder: msgspec.json.Decoder[list[R]] = msgspec.json.Decoder(list[record])  # type: ignore[valid-type]  # a type made at run time
+        # A field that this version does not know must not be dropped: it would be lost once the record is stored.
+        strict = msgspec.defstruct(record.__name__, (), bases=(record,), frozen=True, forbid_unknown_fields=True)
+        self._check: msgspec.json.Decoder[list[R]] = msgspec.json.Decoder(list[strict])  # type: ignore[valid-type]  # likewise
 
     def encode(self, records: list[R]) -> bytes:
         """`records` as a payload."""
@@ -40,6 +44,7 @@ class Intake(Generic[R]):
         Raises:
             msgspec.MsgspecError: another version wrote it, in a way that this one can't read.
         """
+        self._check.decode(payload)
         return self._decoder.decode(payload)
 
     def merge(self, records: list[R], position: Position, size: int, *, watched: bool = False) -> int:

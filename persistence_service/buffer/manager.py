@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 
 from persistence_service.buffer.buffer import Aside, RecordBuffer, Tickets
 from persistence_service.buffer.flusher import Flusher, FlushReport
@@ -22,7 +23,13 @@ from persistence_service.buffer.policy import AckPolicy, MemoryBounds
 from persistence_service.buffer.replay import JournalReplay
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.timing import EventClock, Timing
-from persistence_service.errors import PayloadTooLarge, PersistenceError, ShuttingDown, Unavailable
+from persistence_service.errors import (
+    PayloadTooLarge,
+    PersistenceError,
+    ShuttingDown,
+    Unavailable,
+    UnclassifiedStorageError,
+)
 from persistence_service.journal.format import MAX_PAYLOAD_BYTES
 from persistence_service.journal.journal import Journal
 from persistence_service.journal.segment import Position
@@ -34,6 +41,7 @@ from persistence_service.models.times import from_micros
 from persistence_service.settings import Durability
 
 R = TypeVar("R", bound=msgspec.Struct)
+_log = structlog.get_logger(__name__)
 
 # The journal's kinds of record; each payload is a JSON array of records as they are kept.
 KIND_SESSIONS = 1
@@ -66,7 +74,7 @@ class BufferStats:
     """Figures of the buffer: records by place, bytes of the journal's form, seconds since the oldest unflushed arrived.
 
     The counts include those that wait for their session and the refused. `unreadable` are journaled batches that another
-    version wrote.
+    version wrote; `unmerged` those that a mistake of ours kept out of memory, which stay journaled for the next start.
     """
 
     sessions_count: int
@@ -77,6 +85,7 @@ class BufferStats:
     refused: int
     merged: int
     unreadable: int
+    unmerged: int
     oldest_age_s: float
     last_flush_time: datetime | None
     replaying: bool
@@ -120,6 +129,8 @@ class BufferManager:
             journal=journal, intakes=(self._sessions, self._tasks), room=self._room, timing=timing
         )
         self._closing = False
+        self._ended: PersistenceError | None = None
+        self._unmerged = 0
 
     # -------------------------------------------------------------------------------------------------- intake
 
@@ -149,6 +160,8 @@ class BufferManager:
         accepted_at = from_micros(acceptance.stamp_us)
         if self._closing:
             raise ShuttingDown("the service is shutting down; send the batch again in a moment", retry_after_s=5)
+        if self._ended is not None:
+            raise ShuttingDown("the service has failed and must be restarted; send the batch again then")
         if not records:
             return Receipt(0, accepted_at, durability)
         ticket = await self._journaled(intake, records, acceptance, durability)
@@ -185,13 +198,21 @@ class BufferManager:
 
         def merge(done: asyncio.Future[Position]) -> None:
             self._room.give_back(len(records), len(payload))
-            error = done.exception()
+            ticket, error = 0, done.exception()
             if error is None:
                 watched = durability is Durability.STORAGE
-                ticket = intake.merge(records, done.result(), len(payload), watched=watched)
-                if not merged.done():
-                    merged.set_result(ticket)
-            elif not merged.done():
+                try:
+                    ticket = intake.merge(records, done.result(), len(payload), watched=watched)
+                except Exception as exc:  # noqa: BLE001  # the supervision point of merging: the sender waits for it
+                    error = exc
+                    self._unmerged += 1
+                    now = "its batch stays in the journal for the next start"
+                    _log.error("batch.not_merged", sequence=done.result().sequence, now=now, exc_info=exc)
+            if merged.done():
+                return
+            if error is None:
+                merged.set_result(ticket)
+            else:
                 merged.set_exception(error)
 
         written.add_done_callback(merge)
@@ -237,6 +258,12 @@ class BufferManager:
         """End the intake; what was accepted stays safe."""
         self._closing = True
 
+    def note_ended(self, task: str, error: Exception) -> None:
+        """A background task has ended by a mistake of ours: the service accepts no more, until it is restarted."""
+        self._ended = UnclassifiedStorageError(
+            f"the task {task!r} has ended by {type(error).__name__}; restart the service"
+        )
+
     def session(self, session_id: str) -> Session | None:
         """What is buffered of this session, None when nothing is."""
         return self._sessions.buffer.view(session_id)
@@ -254,13 +281,13 @@ class BufferManager:
 
     @property
     def accepting(self) -> bool:
-        """Whether a batch sent now would find room."""
-        return self._room.is_left and not self._closing
+        """Whether a batch sent now would be taken in."""
+        return self._room.is_left and not self._closing and self._ended is None
 
     @property
     def storage_failure(self) -> PersistenceError | None:
-        """Why the last write to the backend failed, None when it succeeded."""
-        return self._flusher.failure
+        """Why the last write to the backend failed, or why there will be none; None when it succeeded."""
+        return self._ended or self._flusher.failure
 
     def stats(self) -> BufferStats:
         """The figures of this moment."""
@@ -276,6 +303,7 @@ class BufferManager:
             refused=sessions.refused + tasks.refused,
             merged=sessions.merged + tasks.merged,
             unreadable=self._replay.unreadable,
+            unmerged=self._unmerged,
             oldest_age_s=self._timing.monotonic() - min(arrivals) if arrivals else 0.0,
             last_flush_time=None if flushed is None else from_micros(flushed),
             replaying=self.replaying,

@@ -200,6 +200,25 @@ async def test_a_full_journal_refuses_at_once_and_gives_the_room_back(tmp_path: 
         await rig.buffer.accept_sessions([session_request()])
 
 
+async def test_a_mistake_of_ours_in_merging_leaves_no_sender_waiting_and_the_batch_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(tmp_path / "journal") as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.buffer._sessions, "merge", lambda *_, **__: 1 / 0)
+            async with asyncio.timeout(5):
+                with pytest.raises(ZeroDivisionError):
+                    await rig.buffer.accept_sessions([session_request()])
+        assert rig.buffer.stats().unmerged == 1
+        assert rig.journal.stats().unstored_items == 1
+        await rig.buffer.accept_sessions([session_request("next")])
+        image = await rig.crash()
+        rig.journal.release(next(iter(rig.journal._held)), 1)  # the books of this run are of no interest
+    async with open_rig(image) as rig:
+        await rig.buffer.flush()
+        assert (await rig.stored())[0] == ["S", "next"]
+
+
 @pytest.mark.parametrize("ack", list(Durability))
 async def test_every_durability_journals_and_merges(tmp_path: Path, ack: Durability) -> None:
     async with open_rig(tmp_path) as rig:
