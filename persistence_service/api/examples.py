@@ -205,7 +205,9 @@ ERRORS: dict[type[errors.PersistenceError], errors.PersistenceError] = {
         errors.TaskNotFound(_TASK_ID),
         errors.BufferFull("the buffer is full until the database catches up; send the batch again", retry_after_s=1),
         errors.JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored"),
-        errors.JournalUnavailable("the journal can't be written to its disk; nothing of the batch is kept"),
+        errors.JournalUnavailable(
+            "the journal can't be written to its disk; whether the batch is kept is not known, send it again"
+        ),
         errors.Replaying("the journal of the last run is still being read; ask again in a moment", retry_after_s=1),
         errors.ShuttingDown("the service is shutting down; send the batch again in a moment", retry_after_s=5),
         errors.StorageUnavailable("the database is away"),

@@ -122,13 +122,14 @@ class BufferSettings(Section):
         default=50_000,
         ge=1,
         le=10_000_000,
-        description="Most records held in memory; more wait in the journal. At least buffer.max_buffer_size.",
+        description="Most records held in memory; batches beyond are answered 503 until the database catches up. "
+        "At least buffer.max_buffer_size.",
     )
     max_memory_bytes: kinds.Bytes = Field(
         default=64 * _MIB,
         ge=_KIB,
         le=64 * _GIB,
-        description="Most bytes of records held in memory; more wait in the journal.",
+        description="Most bytes of records held in memory; batches beyond are answered 503 until the database catches up.",
     )
 
 
