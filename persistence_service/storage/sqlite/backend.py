@@ -36,9 +36,12 @@ class _Operating(Reader):
     async def _read(self, work: Callable[[SqliteConnection], T]) -> T:
         raise NotImplementedError
 
+    async def _read_keys(self, work: Callable[[SqliteConnection], T]) -> T:
+        return await self._read(work)
+
     async def read(self, collection: Collection[R], keys: Sequence[str]) -> list[R]:
         """See `Reader.read`."""
-        return await self._read(lambda connection: self._operations.read(connection, collection, keys))
+        return await self._read_keys(lambda connection: self._operations.read(connection, collection, keys))
 
     async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
         """See `Reader.select`."""
@@ -67,7 +70,8 @@ class _Operating(Reader):
 class SqliteBackend(_Operating, StorageBackend):
     """Collections in the SQLite file at `path`, whose directory `open` creates.
 
-    Several processes may share the file. A write waits up to `busy_timeout_s` for another process's, then it is
+    Several processes may share the file. `readers` connections serve queries, and one more the reads by key, which are short
+    and don't wait for queries. A write waits up to `busy_timeout_s` for another process's, then it is
     StorageUnavailable; a read that takes longer than `query_timeout_s` is QueryTimeout, and writes have no such limit.
     """
 
@@ -89,6 +93,7 @@ class SqliteBackend(_Operating, StorageBackend):
         reading = ConnectionSettings(self._path, busy_timeout_s, _READER_CACHE_KIB, read_only=True)
         self._writer = ConnectionThreads("sqlite-writer", partial(SqliteConnection, settings), 1)
         self._readers = ConnectionThreads("sqlite-reader", partial(SqliteConnection, reading), readers)
+        self._key_reader = ConnectionThreads("sqlite-key-reader", partial(SqliteConnection, reading), 1)
         self._writing = asyncio.Lock()
         self._open = False
         self._ended = False
@@ -104,6 +109,7 @@ class SqliteBackend(_Operating, StorageBackend):
         await asyncio.to_thread(_make_directory, self._path.parent)
         self._writer.start()
         self._readers.start()
+        self._key_reader.start()
         await self._writer.run(SqliteConnection.schema_problem)
         self._open = True
 
@@ -117,7 +123,7 @@ class SqliteBackend(_Operating, StorageBackend):
         """See `StorageBackend.close`: running reads end with BackendClosed, running writes are done to their end."""
         self._open = False
         self._ended = True
-        await asyncio.gather(self._readers.stop(), self._writer.stop())
+        await asyncio.gather(self._readers.stop(), self._key_reader.stop(), self._writer.stop())
 
     async def health_check(self) -> BackendHealth:
         """Tries to begin a transaction; says what is wrong with the file or the schema."""
@@ -171,6 +177,10 @@ class SqliteBackend(_Operating, StorageBackend):
     async def _read(self, work: Callable[[SqliteConnection], T]) -> T:
         self._check_open()
         return await self._readers.run_limited(work, self._query_timeout_s)
+
+    async def _read_keys(self, work: Callable[[SqliteConnection], T]) -> T:
+        self._check_open()
+        return await self._key_reader.run_limited(work, self._query_timeout_s)
 
     def _check_open(self) -> None:
         if not self._open:

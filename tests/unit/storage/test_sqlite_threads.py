@@ -90,6 +90,22 @@ async def test_reads_that_were_cancelled_before_they_began_are_left_out(open_bac
         assert await backend.count(TASKS) == 500
 
 
+async def test_reads_by_key_do_not_wait_for_queries(open_backend: Open) -> None:
+    backend = await open_backend(query_timeout_s=3600)
+    leave = threading.Event()
+    holding = [asyncio.ensure_future(backend._readers.run(lambda _: leave.wait())) for _ in range(3)]
+    await until_running(backend._readers)
+    counting = asyncio.ensure_future(backend.count(TASKS))
+    try:
+        async with asyncio.timeout(30):
+            (session,) = await backend.read(SESSIONS, ["session-1"])
+        assert session.session_id == "session-1"
+        assert not counting.done()
+    finally:
+        leave.set()
+    await asyncio.wait([*holding, counting])
+
+
 async def test_a_cancelled_delete_is_interrupted_and_undone(open_backend: Open) -> None:
     backend = await open_backend()
     deleting = asyncio.ensure_future(backend.delete(TASKS, ENDLESS))
@@ -171,8 +187,9 @@ async def test_every_connection_is_durable_and_a_reader_can_not_write(open_backe
         "foreign_keys": 1,
         "query_only": 0,
     }
-    reading = await backend._readers.run(pragmas)
-    assert (reading["journal_mode"], reading["query_only"]) == ("wal", 1)
+    for readers in (backend._readers, backend._key_reader):
+        reading = await readers.run(pragmas)
+        assert (reading["journal_mode"], reading["query_only"]) == ("wal", 1)
 
 
 async def test_a_mistake_in_the_code_reaches_the_caller_as_it_is(open_backend: Open) -> None:
