@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,7 @@ from persistence_service.storage.sqlite.backend import SqliteBackend
 
 _log = structlog.get_logger(__name__)
 _MICROSECONDS = 1_000_000
+_OPENING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,12 @@ async def open_services(
     *,
     timing: Timing | None = None,
     registry: StorageRegistry | None = None,
+    drain_s: Callable[[], float] | None = None,
 ) -> AsyncIterator[Services]:
     """Open everything, run it, and close it in reverse: end the intake, flush for a bounded time, leave the rest journaled.
 
-    A backend that is away does not stop the start: batches are journaled, and it is tried again until it answers.
+    A backend that is away or slow does not stop the start: batches are journaled, and it is tried again until it answers.
+    `drain_s` says at the end how many seconds the last flush may take, by default service.shutdown_timeout.
 
     Raises:
         ConfigurationError, JournalError, SchemaTooNew: a start that would not be safe.
@@ -151,7 +154,7 @@ async def open_services(
             tickets=tickets,
         )
         _watch(metrics, buffer, journal)
-        await stack.enter_async_context(_running(buffer, flusher, drain_s=settings.service.shutdown_timeout))
+        await stack.enter_async_context(_running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout)))
         yield Services(
             settings=settings,
             limits=limits_of(settings),
@@ -165,8 +168,8 @@ async def open_services(
 
 
 @asynccontextmanager
-async def _running(buffer: BufferManager, flusher: Flusher, *, drain_s: float) -> AsyncIterator[None]:
-    """Replay and flush in the background; at the end drain for at most `drain_s` seconds."""
+async def _running(buffer: BufferManager, flusher: Flusher, drain_s: Callable[[], float]) -> AsyncIterator[None]:
+    """Replay and flush in the background; at the end drain for at most `drain_s()` seconds."""
     replay = asyncio.create_task(buffer.replay(), name="replay")
     flush = asyncio.create_task(flusher.run(), name="flush")
     for task in (replay, flush):
@@ -176,7 +179,7 @@ async def _running(buffer: BufferManager, flusher: Flusher, *, drain_s: float) -
     finally:
         buffer.begin_shutdown()
         try:
-            await flusher.stop(drain_s=drain_s)
+            await flusher.stop(drain_s=drain_s())
         finally:
             for task in (replay, flush):
                 task.cancel()
@@ -191,12 +194,17 @@ def _note_end(buffer: BufferManager, task: asyncio.Task[None]) -> None:
 
 
 async def _try_to_open(opener: BackendOpener) -> None:
+    """Open the backend before the first request if that is quick; else the flusher, which tries on, does it later."""
+    later = "batches are journaled until it is"
     try:
-        await opener.ensure_open()
+        async with asyncio.timeout(_OPENING_S):
+            await opener.ensure_open()
     except SchemaTooNew:
         raise
+    except TimeoutError:
+        _log.warning("storage.not_open", detail=f"it did not open within {_OPENING_S} s", now=later)
     except (StorageUnavailable, StorageError) as exc:
-        _log.error("storage.not_open", error=exc.code, detail=str(exc), now="batches are journaled until it is")
+        _log.error("storage.not_open", error=exc.code, detail=str(exc), now=later)
 
 
 def _note_refusal(metrics: Metrics, collection: str, aside: Aside[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from persistence_service.api.errors import error_response
-from persistence_service.errors import Forbidden, PersistenceError
+from persistence_service.errors import Forbidden, PersistenceError, ShuttingDown
 from persistence_service.observability.metrics import Metrics
 from persistence_service.settings import SecuritySettings
 
@@ -78,6 +79,13 @@ class RequestContext:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
                 status = _CLIENT_GONE  # nobody is left to answer, and nothing of the request was kept
+            except asyncio.CancelledError:  # the server's time to stop is over
+                if status:
+                    raise
+                error = ShuttingDown(
+                    "the service is shutting down; send the request again in a moment", retry_after_s=5
+                )
+                await error_response(request_id, error)(scope, receive, send_with_id)
             except Exception:
                 _log.exception("request.crashed", method=scope["method"])
                 if status:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
@@ -88,14 +90,35 @@ def announce(loaded: LoadedSettings) -> None:
 
 async def _serve(settings: Settings, http: uvicorn.Config) -> bool:
     """Open the services, serve until a signal, close them; whether serving began at all."""
-    async with open_services(settings) as services:
+    server = _Server(http, stop_within_s=settings.service.shutdown_timeout)
+    async with open_services(settings, drain_s=server.seconds_left) as services:
         http.app = create_app(lambda: nullcontext(services))
         gc.collect()
         gc.freeze()  # what lives until the end anyway: walking through it took 0.1 s of the event loop's time
-        server = uvicorn.Server(http)
         with _second_signal_kills():
             await server.serve()
         return server.started
+
+
+class _Server(uvicorn.Server):
+    """Ends within `stop_within_s` of the first signal, requests and the last flush together; at once with the second."""
+
+    def __init__(self, config: uvicorn.Config, *, stop_within_s: float) -> None:
+        super().__init__(config)
+        self._stop_within_s = stop_within_s
+        self._stop_at = float("inf")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by a signal."""
+        if self.should_exit:
+            self.force_exit = True
+        else:
+            self._stop_at = time.monotonic() + self._stop_within_s
+        super().handle_exit(sig, frame)
+
+    def seconds_left(self) -> float:
+        """How long the last flush may take."""
+        return max(0.0, min(self._stop_within_s, self._stop_at - time.monotonic()))
 
 
 def _http_server(settings: Settings) -> uvicorn.Config:
@@ -110,16 +133,16 @@ def _http_server(settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(settings.service.shutdown_timeout),
+        timeout_graceful_shutdown=math.ceil(settings.service.shutdown_timeout / 2),
         lifespan="on",
     )
 
 
 @contextmanager
 def _second_signal_kills() -> Iterator[None]:
-    """The server raises the signal that ended it once more when it is done: that must not cut the last flush short.
+    """The server raises the signals that ended it once more when it is done: the first must not cut the last flush short.
 
-    The one after that ends the process at once, which loses nothing: what is not stored is in the journal.
+    A second one ends the process at once, which loses nothing: what is not stored is in the journal.
     """
 
     def survive_once(number: int, _: FrameType | None) -> None:

@@ -112,6 +112,28 @@ async def test_uvicorn_main_app_serves_with_the_same_configuration_and_stores_wh
     assert stored_rows(tmp_path / "uvicorn.db")["translation_tasks"] == (tasks, tasks)
 
 
+async def test_a_stop_ends_slow_requests_in_the_one_form_and_flushes_within_its_time(
+    start_service: StartService,
+) -> None:
+    service = await start_service({**NO_FLUSH, "service.shutdown_timeout": "2s"})
+    async with Caller.to(service) as caller:
+        ledger = await report_some(caller)
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(service.url).port)
+    head = "POST /api/v1/translation/tasks/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(f'{head}Content-Length: 1000\r\n\r\n{{"tasks": ['.encode())
+    await writer.drain()
+    async with httpx.AsyncClient(verify=False, trust_env=False) as client:  # noqa: S501  # plain HTTP
+        assert (await client.get(f"{service.url}/health/live")).status_code == httpx.codes.OK  # the slow one is in hand
+    assert await service.terminate() == 0
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"error_code":"SHUTTING_DOWN"' in answer
+    assert "Traceback" not in service.log_tail()
+    tasks = len(ledger.tasks_kept)
+    assert stored_rows(service.folder / "persistence.db")["translation_tasks"] == (tasks, tasks)
+
+
 async def test_a_second_process_on_the_same_journal_says_whose_it_is_and_ends(start_service: StartService) -> None:
     service = await start_service()
     code, message = await run_to_its_end(*command(service.folder, {"sqlite.path": service.folder / "other.db"}))
