@@ -1,8 +1,13 @@
 """The files around the code agree with each other."""
 
 import re
+import subprocess
+import sys
 import tomllib
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
@@ -48,3 +53,83 @@ def test_the_newest_release_in_the_changelog_is_this_version() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert headings[1:2] in ([], [persistence_service.__version__])
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this package, built without an index."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", folder, ROOT], check=True)
+    (built,) = folder.iterdir()
+    return built
+
+
+def test_the_wheel_holds_the_whole_package_and_the_schema_of_the_database(wheel: Path) -> None:
+    package = ROOT / "persistence_service"
+    sources = {
+        path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        schema = archive.read("persistence_service/database/sqlite_schema.sql")
+    assert sources - names == set()
+    assert "persistence_service/py.typed" in names
+    assert any(name.startswith("persistence_service/storage/sql/migrations/versions/0001") for name in names)
+    assert schema == (ROOT / "database" / "sqlite_schema.sql").read_bytes()
+    assert {name.partition("/")[0] for name in names} == {
+        "persistence_service",
+        f"persistence_service-{persistence_service.__version__}.dist-info",
+    }
+
+
+# Imports what the client stands on, from the unpacked wheel, where nothing beside `allowed` seems to be installed.
+IMPORT_ALONE = """
+import sys
+folder, *allowed = sys.argv[1:]
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in allowed:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+
+sys.meta_path.insert(0, Nothing())
+sys.path.insert(0, folder)
+import importlib, pkgutil
+import persistence_service, persistence_service.errors, persistence_service.models
+assert persistence_service.__file__.startswith(folder)
+for module in pkgutil.walk_packages(persistence_service.models.__path__, "persistence_service.models."):
+    importlib.import_module(module.name)
+"""
+
+
+def test_models_and_errors_need_what_the_base_package_declares_and_no_more(wheel: Path, tmp_path: Path) -> None:
+    with ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    allowed = {"persistence_service", *modules_of(PROJECT["dependencies"])}
+    assert {"httpx", "msgspec"} <= allowed
+    assert not {"pydantic", "fastapi", "sqlalchemy", "structlog"} & allowed
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", IMPORT_ALONE, str(tmp_path), *sorted(allowed)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def modules_of(requirements: Iterable[str]) -> set[str]:
+    """The importable names that these requirements bring, with those that they need in turn."""
+    modules: set[str] = set()
+    todo = [*map(Requirement, requirements)]
+    seen: set[str] = set()
+    while todo:
+        requirement = todo.pop()
+        if requirement.name in seen or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(requirement.name)
+        distribution = metadata.distribution(requirement.name)
+        modules |= {path.parts[0].partition(".")[0] for path in distribution.files or () if path.suffix == ".py"}
+        todo += map(Requirement, distribution.requires or ())
+    return modules
