@@ -154,11 +154,19 @@ class RecordBuffer(Generic[R]):
 
     def _joined(self, older: Entry[R], newer: Entry[R]) -> Entry[R]:
         self.merged += 1
-        record = self.collection.merge(older.record, newer.record)
-        size = older.size if record is older.record else max(older.size, newer.size)
+        record = self._merged(older.record, newer.record)
+        size = older.size if record is older.record else len(msgspec.json.encode(record))
         self.size_bytes += size - older.size - newer.size
         holds = _compact((*older.holds, *newer.holds))
         return Entry(record, older.ticket, older.arrived_s, size, holds, older.watched + newer.watched)
+
+    def _merged(self, present: R, arriving: R) -> R:
+        """Both in one. What arrives may have been accepted earlier (replay comes late): `created_at` is the earlier one's."""
+        record = self.collection.merge(present, arriving)
+        fields = record.__struct_fields__
+        if "created_at" in fields and arriving.created_at < record.created_at:  # type: ignore[attr-defined]  # checked
+            record = msgspec.structs.replace(record, created_at=arriving.created_at)  # type: ignore[attr-defined]  # likewise
+        return record
 
     def _differs_in_fixed(self, present: R, arriving: R) -> bool:
         return any(getattr(present, field) != getattr(arriving, field) for field in self.collection.fixed)
@@ -221,7 +229,7 @@ class RecordBuffer(Generic[R]):
     def view(self, key: str) -> R | None:
         """Everything known here of `key`, merged; None when nothing is. Refused records do not show."""
         records = [entry.record for entry in self._entries(key)]
-        return reduce(self.collection.merge, records) if records else None
+        return reduce(self._merged, records) if records else None
 
     def aside(self) -> Iterator[Aside[R]]:
         """Every record that waits outside of the flush, orphans first."""

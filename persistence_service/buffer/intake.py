@@ -28,15 +28,25 @@ class Intake(Generic[R]):
         self._tickets = tickets
         self._timing = timing
         self._arrived = arrived
+        self._encoder = msgspec.json.Encoder()
+        self._splitter = msgspec.json.Decoder(list[msgspec.Raw])
         record = buffer.collection.record
         self._decoder: msgspec.json.Decoder[list[R]] = msgspec.json.Decoder(list[record])  # type: ignore[valid-type]  # a type made at run time
         # A field that this version does not know must not be dropped: it would be lost once the record is stored.
         strict = msgspec.defstruct(record.__name__, (), bases=(record,), frozen=True, forbid_unknown_fields=True)
         self._check: msgspec.json.Decoder[list[R]] = msgspec.json.Decoder(list[strict])  # type: ignore[valid-type]  # likewise
 
-    def encode(self, records: list[R]) -> bytes:
-        """`records` as a payload."""
-        return msgspec.json.encode(records)
+    def encode(self, records: list[R]) -> tuple[bytes, list[int]]:
+        """`records` (one at least) as a payload, and how many bytes of it each takes."""
+        payload = bytearray(b"[")
+        sizes = []
+        for record in records:
+            start = len(payload)
+            self._encoder.encode_into(record, payload, start)
+            sizes.append(len(payload) - start)
+            payload += b","
+        payload[-1:] = b"]"
+        return bytes(payload), sizes
 
     def decode(self, payload: bytes) -> list[R]:
         """The records of a payload.
@@ -47,17 +57,20 @@ class Intake(Generic[R]):
         self._check.decode(payload)
         return self._decoder.decode(payload)
 
-    def merge(self, records: list[R], position: Position, size: int, *, watched: bool = False) -> int:
+    def sizes(self, payload: bytes) -> list[int]:
+        """How many bytes of `payload` each of its records takes."""
+        return [len(raw) for raw in self._splitter.decode(payload)]
+
+    def merge(self, records: list[R], sizes: list[int], position: Position, *, watched: bool = False) -> int:
         """Take in the records of the payload at `position`, each of which holds its segment; returns the batch's ticket.
 
         `watched` lets `RecordBuffer.why_unstored` be asked about this batch.
         """
         now = self._timing.monotonic()
         ticket = self._tickets.next()
-        each = max(1, size // len(records))
         holds = ((position.segment, 1),)
         watchers = (ticket,) if watched else ()
-        for record in records:
-            self.buffer.add(Entry(record, ticket, now, each, holds, watchers))
+        for record, size in zip(records, sizes, strict=True):
+            self.buffer.add(Entry(record, ticket, now, size, holds, watchers))
         self._arrived()
         return ticket

@@ -178,7 +178,7 @@ class BufferManager:
 
         Cancelling the future, or whoever awaits it, leaves the append and the merge alone.
         """
-        payload = intake.encode(records)
+        payload, sizes = intake.encode(records)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"the batch is longer than {MAX_PAYLOAD_BYTES} bytes as it is kept; split it")
         self._room.reserve(len(records), len(payload))
@@ -202,7 +202,7 @@ class BufferManager:
             if error is None:
                 watched = durability is Durability.STORAGE
                 try:
-                    ticket = intake.merge(records, done.result(), len(payload), watched=watched)
+                    ticket = intake.merge(records, sizes, done.result(), watched=watched)
                 except Exception as exc:  # noqa: BLE001  # the supervision point of merging: the sender waits for it
                     error = exc
                     self._unmerged += 1

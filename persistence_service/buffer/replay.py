@@ -70,7 +70,7 @@ class JournalReplay:
             self._unreadable.add(batch.position.sequence)
             return
         await self._room.wait_for(len(records), len(batch.payload))
-        intake.merge(records, batch.position, len(batch.payload))
+        intake.merge(records, intake.sizes(batch.payload), batch.position)
         self._step.set()
 
     async def step(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from persistence_service.buffer import manager
@@ -17,11 +18,12 @@ from persistence_service.errors import (
     StorageUnavailable,
     ValidationFailed,
 )
+from persistence_service.models.status import Status
 from persistence_service.models.times import to_micros
 from persistence_service.settings import Durability
 from persistence_service.testing.clocks import ManualTiming
 from persistence_service.testing.faulty_files import FaultyFiles
-from tests.unit.buffer.harness import KIB, let_all_run, open_rig, session_request, task_requests, until
+from tests.unit.buffer.harness import KIB, let_all_run, open_rig, session_request, task_request, task_requests, until
 
 AWAY = StorageUnavailable("gone")
 
@@ -116,6 +118,50 @@ async def test_bytes_are_bounded_too(tmp_path: Path) -> None:
         await rig.buffer.accept_sessions([session_request(metadata={"text": "x" * 6 * KIB})])
         with pytest.raises(BufferFull):
             await rig.buffer.accept_sessions([session_request("S2", metadata={"text": "x" * 6 * KIB})])
+
+
+async def test_each_record_is_charged_its_own_size_however_it_came_and_whatever_it_merged_with(tmp_path: Path) -> None:
+    async with open_rig(tmp_path / "journal", bounds=MemoryBounds(size_bytes=150 * KIB, pressure=2)) as rig:
+        await rig.buffer.accept_sessions([session_request()])
+        small = [task_request(f"T{n}", source_text="x") for n in range(50)]
+        big = task_request("big", source_text="x" * 60 * KIB)
+        await rig.buffer.accept_tasks([big, *small], Durability.JOURNAL)
+        assert rig.tasks._waiting["big"].size > 60 * KIB
+        assert rig.tasks._waiting["T1"].size < KIB
+        charged = rig.buffer.stats().size_bytes
+        await rig.buffer.accept_tasks(small)  # what merges gives back what it brought, and not the big one's share
+        assert charged <= rig.buffer.stats().size_bytes <= charged + 50 * len(".000001")
+        with pytest.raises(BufferFull):
+            await rig.buffer.accept_tasks([task_request("big2", source_text="x" * 60 * KIB), *small])
+        charged = rig.buffer.stats().size_bytes
+        image = await rig.crash()
+    async with open_rig(image, bounds=MemoryBounds(size_bytes=150 * KIB, pressure=2)) as rig:
+        assert rig.buffer.stats().size_bytes == charged
+
+
+async def test_a_merged_session_is_charged_what_it_takes_now(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_sessions([session_request(game_info={"text": "x" * KIB})])
+        await rig.buffer.accept_sessions([session_request(metadata={"text": "y" * KIB})])
+        record = rig.buffer.session("S")
+        assert rig.buffer.stats().size_bytes == len(msgspec.json.encode(record)) > 2 * KIB
+
+
+async def test_what_was_accepted_earlier_and_comes_later_sets_created_at(tmp_path: Path) -> None:
+    async with open_rig(tmp_path / "journal") as rig:
+        first = await rig.buffer.accept_tasks([task_request()])
+        image = await rig.crash()
+    async with open_rig(image, start=False) as rig:
+        await rig.start(replay=False)
+        rig.timing.advance(60)
+        await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED)])
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        await until(lambda: not rig.buffer.replaying)
+        await rig.buffer.accept_sessions([session_request()])
+        await rig.buffer.flush()
+        task = await rig.stored_task("T")
+        assert task is not None
+        assert (task.status, task.created_at) == (Status.COMPLETED, first.accepted_at)
 
 
 async def test_a_batch_larger_than_the_bound_is_let_in_alone(tmp_path: Path) -> None:
