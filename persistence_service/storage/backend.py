@@ -157,7 +157,10 @@ class StorageBackend(Reader):
 
     @abstractmethod
     async def health_check(self) -> BackendHealth:
-        """Whether it can be written now. Bounded in time; never raises but for cancellation."""
+        """Whether it can be written now, told within about a second; never raises but for cancellation.
+
+        One that is busy with writes of its own is healthy.
+        """
 
     @abstractmethod
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _WRITER_CACHE_KIB = 32 * 1024
 _READER_CACHE_KIB = 8 * 1024
+_HEALTH_WAIT_S = 1
 
 
 class _Operating(Reader):
@@ -95,6 +96,9 @@ class SqliteBackend(_Operating, StorageBackend):
         self._readers = ConnectionThreads("sqlite-reader", partial(SqliteConnection, reading), readers)
         self._key_reader = ConnectionThreads("sqlite-key-reader", partial(SqliteConnection, reading), 1)
         self._writing = asyncio.Lock()
+        self._problem = ""
+        self._checking: asyncio.Task[None] | None = None
+        self._health_wait_s: float = _HEALTH_WAIT_S
         self._open = False
         self._ended = False
 
@@ -110,7 +114,7 @@ class SqliteBackend(_Operating, StorageBackend):
         self._writer.start()
         self._readers.start()
         self._key_reader.start()
-        await self._writer.run(SqliteConnection.schema_problem)
+        self._problem = await self._writer.run(SqliteConnection.schema_problem)
         self._open = True
 
     async def migrate(self) -> None:
@@ -118,24 +122,37 @@ class SqliteBackend(_Operating, StorageBackend):
         self._check_open()
         async with self._writing:
             await asyncio.shield(self._writer.submit_essential(SqliteConnection.migrate))
+            self._problem = ""
 
     async def close(self) -> None:
         """See `StorageBackend.close`: running reads end with BackendClosed, running writes are done to their end."""
         self._open = False
         self._ended = True
+        if self._checking is not None:
+            self._checking.cancel()
         await asyncio.gather(self._readers.stop(), self._key_reader.stop(), self._writer.stop())
 
     async def health_check(self) -> BackendHealth:
-        """Tries to begin a transaction; says what is wrong with the file or the schema."""
-        try:
-            self._check_open()
-            async with asyncio.timeout(self._query_timeout_s), self._writing:
-                detail = await asyncio.shield(self._writer.submit_essential(_try_to_write))
-        except TimeoutError:
-            detail = f"no transaction could begin within {self._query_timeout_s} s"
-        except PersistenceError as exc:
-            detail = str(exc)
+        """Tries to begin a transaction; says what is wrong with the file or the schema.
+
+        Within a second it has its turn, or the last outcome is told: a writer that is busy is not ill, until nothing could
+        begin for as long as a query may take. At most one attempt waits, however often it is asked for.
+        """
+        if self._open:
+            if self._checking is None or self._checking.done():
+                self._checking = asyncio.create_task(self._check_writing(), name="sqlite-health")
+            await asyncio.wait([self._checking], timeout=self._health_wait_s)
+        detail = self._problem if self._open else "the backend is not open"
         return BackendHealth(not detail, "sqlite", sqlite3.sqlite_version, detail)
+
+    async def _check_writing(self) -> None:
+        try:
+            async with asyncio.timeout(self._query_timeout_s), self._writing:
+                self._problem = await asyncio.shield(self._writer.submit_essential(_try_to_write))
+        except TimeoutError:
+            self._problem = f"no transaction could begin within {self._query_timeout_s} s"
+        except PersistenceError as exc:
+            self._problem = str(exc)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:

@@ -79,6 +79,12 @@ class TransactionConformance(ConformanceBase):
             async with asyncio.timeout(30):
                 await asyncio.gather(*(with_session.count(TASKS) for _ in range(20)))
 
+    async def test_a_backend_that_is_writing_is_healthy(self, with_session: StorageBackend) -> None:
+        async with with_session.transaction() as transaction:
+            await transaction.write(TASKS, [task_record()])
+            async with asyncio.timeout(5):  # of which about one is what a check may take
+                assert (await with_session.health_check()).healthy
+
     async def test_a_transaction_cancelled_in_its_block_is_undone(self, backend: StorageBackend) -> None:
         inside = asyncio.Event()
 

@@ -218,3 +218,44 @@ async def test_a_health_check_does_not_wait_for_ever(open_backend: Open) -> None
         health = await backend.health_check()
     assert not health.healthy
     assert "0.01 s" in health.detail
+
+
+async def test_health_checks_do_not_pile_up_behind_a_writer_that_hangs(open_backend: Open) -> None:
+    backend = await open_backend(query_timeout_s=3600)
+    backend._health_wait_s = 0.01
+    leave = threading.Event()
+    holding = asyncio.ensure_future(backend._writer.run(lambda _: leave.wait()))
+    await until_running(backend._writer)
+    try:
+        async with asyncio.timeout(30):
+            for _ in range(5):
+                await backend.health_check()
+        assert backend._writer._queue.qsize() == 1
+    finally:
+        leave.set()
+    await holding
+
+
+async def test_what_a_check_finds_out_too_late_is_told_by_the_next(open_backend: Open) -> None:
+    backend = await open_backend(query_timeout_s=0.05)
+    backend._health_wait_s = 0.001
+    async with backend.transaction():
+        assert (await backend.health_check()).healthy
+        assert backend._checking is not None
+        await asyncio.wait([backend._checking])
+        late = await backend.health_check()
+        assert (late.healthy, late.detail) == (False, "no transaction could begin within 0.05 s")
+    backend._health_wait_s = 30
+    await asyncio.wait([backend._checking])
+    assert (await backend.health_check()).healthy
+
+
+async def test_closing_ends_a_health_check_that_waits(open_backend: Open) -> None:
+    backend = await open_backend(query_timeout_s=3600)
+    with pytest.raises(BackendClosed):  # noqa: PT012  # the commit, at the end of the block, is what fails
+        async with backend.transaction():
+            checking = asyncio.ensure_future(backend.health_check())
+            await asyncio.sleep(0)
+            await backend.close()
+            async with asyncio.timeout(30):
+                assert not (await checking).healthy
