@@ -118,8 +118,11 @@ class QueryService:
         Raises:
             SessionNotFound: no such session, neither stored nor buffered.
         """
+        was_replaying = self._buffer.replaying
         if await self._one(SESSIONS, session_id, self._buffer.session(session_id)) is None:
-            await self.session(session_id)  # raises: it is unknown, or that can't be known yet
+            if not was_replaying:
+                raise SessionNotFound(session_id)
+            await self.session(session_id)  # raises, unless it has turned up since
         return await self.tasks(which, page)
 
     async def session(self, session_id: str) -> Session:

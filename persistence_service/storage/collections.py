@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from persistence_service.errors import UnknownCollection
 from persistence_service.models.merge import SESSION_RULE, TASK_RULE, MergeRule, merge_sessions, merge_tasks
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
@@ -80,15 +79,3 @@ TASKS: Collection[Task] = Collection(
     fixed=("session_id",),
 )
 ALL_COLLECTIONS: tuple[Collection[Any], ...] = (SESSIONS, TASKS)
-
-
-def collection_named(name: str, among: Sequence[Collection[Any]] = ALL_COLLECTIONS) -> Collection[Any]:
-    """The collection of this name.
-
-    Raises:
-        UnknownCollection: there is none; the error lists those there are.
-    """
-    for collection in among:
-        if collection.name == name:
-            return collection
-    raise UnknownCollection(name, [collection.name for collection in among])

@@ -65,11 +65,6 @@ class StorageRegistry:
         except KeyError:
             raise UnknownCollection(collection.name, list(self._routes)) from None
 
-    @property
-    def backends(self) -> tuple[StorageBackend, ...]:
-        """The backends in use, each once."""
-        return tuple(self._backends.values())
-
 
 def plugins() -> dict[str, BackendFactory]:
     """Backends of other installed packages: entry points of the group `persistence_service.storage`, by name."""

@@ -196,7 +196,7 @@ async def test_filters_choose_sessions(opener: Opener, timing: ManualTiming) -> 
 
 
 async def test_filters_choose_tasks(opener: Opener) -> None:
-    async with opener() as (services, _):
+    async with opener() as (services, backend):
         await fill(services)
         await services.buffer.flush()
         for which, keys in (
@@ -208,8 +208,10 @@ async def test_filters_choose_tasks(opener: Opener) -> None:
             page = await services.query.tasks(which, PageRequest())
             assert sorted(task.task_id for task in page.items) == keys
         assert (await services.query.tasks_of("game", TaskFilter(session_id="game"), PageRequest())).total == 5
+        reads = backend.reads
         with pytest.raises(SessionNotFound):
             await services.query.tasks_of("nobody", TaskFilter(session_id="nobody"), PageRequest())
+        assert backend.reads == reads + 1
 
 
 async def test_pages_and_cursors_walk_through_everything_once(opener: Opener) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from persistence_service.errors import UnknownBackend, UnknownCollection
 from persistence_service.storage import registry as registry_module
-from persistence_service.storage.collections import SESSIONS, TASKS, collection_named
+from persistence_service.storage.backend import StorageBackend
+from persistence_service.storage.collections import SESSIONS, TASKS
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.registry import StorageRegistry, plugins
 
@@ -24,19 +25,25 @@ def registry() -> StorageRegistry:
 def test_collections_of_one_route_share_one_backend(registry: StorageRegistry) -> None:
     registry.route_all("one", {})
     assert registry.backend_for(SESSIONS) is registry.backend_for(TASKS)
-    assert registry.backends == (registry.backend_for(SESSIONS),)
 
 
 def test_an_exception_goes_to_its_own_backend(registry: StorageRegistry) -> None:
     registry.route_all("one", {TASKS.name: "two"})
     assert registry.backend_for(SESSIONS) is not registry.backend_for(TASKS)
-    assert set(registry.backends) == {registry.backend_for(SESSIONS), registry.backend_for(TASKS)}
 
 
 def test_a_backend_is_constructed_when_something_is_routed_to_it(registry: StorageRegistry) -> None:
-    assert registry.backends == ()
+    made: list[StorageBackend] = []
+
+    def make() -> StorageBackend:
+        made.append(MemoryBackend())
+        return made[-1]
+
+    registry.register("two", make)
+    registry.route(SESSIONS.name, "one")
+    assert made == []
     registry.route(TASKS.name, "two")
-    assert len(registry.backends) == 1
+    assert made == [registry.backend_for(TASKS)]
 
 
 def test_a_later_registration_replaces_an_earlier(registry: StorageRegistry) -> None:
@@ -62,12 +69,6 @@ def test_a_collection_that_was_never_routed_is_unknown(registry: StorageRegistry
     registry.route(SESSIONS.name, "one")
     with pytest.raises(UnknownCollection, match="known are: translation_sessions"):
         registry.backend_for(TASKS)
-
-
-def test_a_collection_is_found_by_its_name() -> None:
-    assert collection_named("translation_tasks") is TASKS
-    with pytest.raises(UnknownCollection, match="translation_sessions, translation_tasks"):
-        collection_named("nothing", among=(SESSIONS, TASKS))
 
 
 def test_plugins_of_other_packages_are_found_by_their_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ async def test_closing_ends_every_thread(tmp_path: Path) -> None:
     await backend.close()
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("sqlite-")]
     assert names == []
-    assert threading.active_count() <= before + 2  # asyncio keeps a few threads for itself
+    assert threading.active_count() <= before + 3  # asyncio keeps those that waited for ours, one for each kind
 
 
 async def test_readers_are_not_blocked_by_a_writer_and_see_what_is_committed(open_backend: Open) -> None:
