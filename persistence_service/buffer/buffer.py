@@ -94,6 +94,7 @@ class RecordBuffer(Generic[R]):
         self._refused: dict[str, list[Aside[R]]] = {}
         self._refused_count = 0
         self.size_bytes = 0
+        self.aside_bytes = 0
         self.merged = 0
 
     # ------------------------------------------------------------------------------------------------- figures
@@ -119,9 +120,19 @@ class RecordBuffer(Generic[R]):
         return self._refused_count
 
     @property
+    def aside_count(self) -> int:
+        """Records that no flush takes away: orphans and refused ones; `aside_bytes` is their size."""
+        return self.orphans + self._refused_count
+
+    @property
+    def unflushed_bytes(self) -> int:
+        """Size of what the next flush will write."""
+        return self.size_bytes - self.aside_bytes
+
+    @property
     def total(self) -> int:
         """All records in memory."""
-        return self.unflushed + self.orphans + self._refused_count
+        return self.unflushed + self.aside_count
 
     @property
     def oldest_arrival_s(self) -> float | None:
@@ -148,9 +159,14 @@ class RecordBuffer(Generic[R]):
         if any(self._differs_in_fixed(present.record, entry.record) for present in self._entries(key)):
             self._refuse(key, Aside(entry, AsideReason.TASK_ID_CONFLICT, "another session has a task of this id"))
             return
-        place = self._orphans[self._orphan_parent[key]] if key in self._orphan_parent else self._waiting
-        present = place.get(key)
-        place[key] = entry if present is None else self._joined(present, entry)
+        if key in self._orphan_parent:
+            orphans = self._orphans[self._orphan_parent[key]]
+            self.aside_bytes -= orphans[key].size
+            orphans[key] = self._joined(orphans[key], entry)
+            self.aside_bytes += orphans[key].size
+            return
+        present = self._waiting.get(key)
+        self._waiting[key] = entry if present is None else self._joined(present, entry)
 
     def _joined(self, older: Entry[R], newer: Entry[R]) -> Entry[R]:
         self.merged += 1
@@ -206,6 +222,7 @@ class RecordBuffer(Generic[R]):
         parent = self._parent_of(entry.record)
         self._orphans.setdefault(parent, {})[key] = entry
         self._orphan_parent[key] = parent
+        self.aside_bytes += entry.size
 
     def refuse(self, entry: Entry[R], reason: AsideReason, detail: str) -> None:
         """The backend can't accept the entry: keep it aside, in memory and in the journal."""
@@ -214,13 +231,17 @@ class RecordBuffer(Generic[R]):
         self._refuse(key, Aside(entry, reason, detail))
 
     def adopt(self, parents: Iterable[str]) -> None:
-        """These parents are stored: their orphans wait for the next chunk, in the order of their arrival."""
+        """These parents are stored: their orphans wait for the next chunk, in the order of their arrival.
+
+        It takes time in proportion to all that waits: call it once for many parents.
+        """
         adopted: dict[str, Entry[R]] = {}
         for parent in parents:
             adopted |= self._orphans.pop(parent, {})
         if adopted:
-            for key in adopted:
+            for key, entry in adopted.items():
                 del self._orphan_parent[key]
+                self.aside_bytes -= entry.size
             waiting = adopted | self._waiting
             self._waiting = dict(sorted(waiting.items(), key=lambda item: item[1].ticket))
 
@@ -268,6 +289,7 @@ class RecordBuffer(Generic[R]):
     def _refuse(self, key: str, aside: Aside[R]) -> None:
         self._refused.setdefault(key, []).append(aside)
         self._refused_count += 1
+        self.aside_bytes += aside.entry.size
         self._on_refused(self.collection.name, aside)
 
 

@@ -115,6 +115,7 @@ class Flusher:
         self._written = {sessions.collection.name: 0, tasks.collection.name: 0}
         self._counted = dict(self._written)
         self._parents_sought_s = timing.monotonic()
+        self._stored_parents: list[str] = []
         self.failure: PersistenceError | None = None
         self.last_flush_us: int | None = None
         self.rows_per_s: float | None = None
@@ -233,8 +234,8 @@ class Flusher:
 
     def _is_pressed(self) -> bool:
         bounds = self._bounds
-        records = self._sessions.total + self._tasks.total
-        size = self._sessions.size_bytes + self._tasks.size_bytes
+        records = self._sessions.unflushed + self._tasks.unflushed
+        size = self._sessions.unflushed_bytes + self._tasks.unflushed_bytes
         return records >= bounds.pressure * bounds.records or size >= bounds.pressure * bounds.size_bytes
 
     def _seconds_to_age_limit(self) -> float | None:
@@ -249,9 +250,10 @@ class Flusher:
         target = self._last_ticket()
         self._room_wanted = False
         await self._seek_parents(started, reason)
-        for buffer in (self._sessions, self._tasks):
-            while buffer.has_up_to(target):
-                await self._flush_chunk(buffer)
+        await self._flush_up_to(self._sessions, target)
+        self._tasks.adopt(self._stored_parents)
+        self._stored_parents.clear()
+        await self._flush_up_to(self._tasks, target)
         self.last_flush_us = self._timing.wall_us()
         seconds = self._timing.monotonic() - started
         rows = {name: count - self._counted[name] for name, count in self._written.items()}
@@ -265,7 +267,7 @@ class Flusher:
         self._answer_requests()
 
     async def _seek_parents(self, now_s: float, reason: FlushReason) -> None:
-        """Adopt the orphans whose session somebody else has stored: when a person asks, and once in a flush interval."""
+        """Look for orphans' sessions that somebody else has stored: when a person asks, and once in a flush interval."""
         asked = reason is FlushReason.SHUTDOWN or any(not request.patient for request in self._requests)
         if not asked and now_s < self._parents_sought_s + self._policy.flush_interval_s:
             return
@@ -281,7 +283,11 @@ class Flusher:
             except QueryTimeout:
                 _log.warning("flush.parents_not_found_in_time", missing=len(missing))
                 return  # orphans hold nobody up
-            self._tasks.adopt(group.keys[0] for group in stored)
+            self._stored_parents.extend(group.keys[0] for group in stored)
+
+    async def _flush_up_to(self, buffer: RecordBuffer[Any], ticket: int) -> None:
+        while buffer.has_up_to(ticket):
+            await self._flush_chunk(buffer)
 
     async def _flush_chunk(self, buffer: RecordBuffer[Any]) -> None:
         entries = buffer.take(max_rows=self._policy.max_buffer_size, max_bytes=self._policy.chunk_bytes)
@@ -317,8 +323,8 @@ class Flusher:
                     detail = "a stored task of this id belongs to another session"
                     buffer.refuse(entry, AsideReason.TASK_ID_CONFLICT, detail)
         self._written[buffer.collection.name] += result.stored
-        if buffer.collection is self._sessions.collection:
-            self._tasks.adopt(buffer.collection.key_of(entry.record) for entry in entries)
+        if buffer.collection is self._sessions.collection and self._tasks.orphans:
+            self._stored_parents.extend(buffer.collection.key_of(entry.record) for entry in entries)
 
     def _note_success(self) -> None:
         if self.failure is not None:

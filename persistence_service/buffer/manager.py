@@ -96,7 +96,8 @@ class BufferStats:
 
     @property
     def usage_percent(self) -> float:
-        return round(100 * self.total_count / self.capacity, 2)
+        """How much of the room is taken by what the next flushes will write; what is set aside has a room of its own."""
+        return round(100 * (self.total_count - self.waiting_for_session - self.refused) / self.capacity, 2)
 
 
 class BufferManager:
@@ -181,7 +182,7 @@ class BufferManager:
         payload, sizes = intake.encode(records)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"the batch is longer than {MAX_PAYLOAD_BYTES} bytes as it is kept; split it")
-        self._room.reserve(len(records), len(payload))
+        self._room.reserve(len(records), len(payload), intake.buffer)
         try:
             written = self._journal.append(
                 intake.kind,
@@ -281,7 +282,7 @@ class BufferManager:
 
     @property
     def accepting(self) -> bool:
-        """Whether a batch sent now would be taken in."""
+        """Whether a batch sent now would be taken in. Sessions are, while tasks may be refused for lack of room aside."""
         return self._room.is_left and not self._closing and self._ended is None
 
     @property
@@ -298,7 +299,7 @@ class BufferManager:
             sessions_count=sessions.total,
             tasks_count=tasks.total,
             capacity=self._room.capacity,
-            size_bytes=self._room.used_bytes,
+            size_bytes=self._room.held_bytes,
             waiting_for_session=tasks.orphans,
             refused=sessions.refused + tasks.refused,
             merged=sessions.merged + tasks.merged,

@@ -9,7 +9,10 @@ from persistence_service.settings import Durability
 
 @dataclass(frozen=True, slots=True)
 class MemoryBounds:
-    """The most that is held in memory; `pressure` is the share of it from which a flush starts early."""
+    """The most that waits in memory to be written; `pressure` is the share of it from which a flush starts early.
+
+    What is set aside beside that may take as much again.
+    """
 
     records: int = 50_000
     size_bytes: int = 64 * 1024 * 1024

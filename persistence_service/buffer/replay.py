@@ -72,6 +72,7 @@ class JournalReplay:
         await self._room.wait_for(len(records), len(batch.payload))
         intake.merge(records, intake.sizes(batch.payload), batch.position)
         self._step.set()
+        await asyncio.sleep(0)  # a stretch of the journal comes at once: others have their turn after each batch
 
     async def step(self) -> None:
         """Return when more was merged since the last step, or all is, or a moment has passed.

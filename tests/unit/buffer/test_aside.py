@@ -1,6 +1,9 @@
 """Records that the backend does not take: poison, conflicts, orphans."""
 
 import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from math import ceil, log2
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,14 +12,17 @@ import pytest
 
 from persistence_service.buffer.buffer import AsideReason
 from persistence_service.buffer.policy import MemoryBounds
-from persistence_service.errors import DataRejected, QueryTimeout, StorageUnavailable
+from persistence_service.errors import BufferFull, DataRejected, QueryTimeout, StorageUnavailable
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
 from persistence_service.models.limits import Limits
+from persistence_service.models.session import Session
 from persistence_service.models.status import Status
 from persistence_service.settings import Durability
-from persistence_service.storage.collections import SESSIONS, TASKS
+from persistence_service.storage.backend import Rejection, RejectionReason, WriteResult
+from persistence_service.storage.collections import SESSIONS, TASKS, Collection
 from persistence_service.storage.memory import MemoryBackend
-from tests.unit.buffer.harness import let_all_run, open_rig, session_request, task_request, task_requests
+from persistence_service.storage.query import Group, OneOf
+from tests.unit.buffer.harness import KIB, Rig, let_all_run, open_rig, session_request, task_request, task_requests
 
 
 def is_poison(record: Any) -> bool:  # noqa: ANN401  # any record
@@ -303,3 +309,89 @@ async def test_a_task_stored_meanwhile_by_somebody_else_merges(tmp_path: Path) -
         task = await rig.stored_task("T")
         assert task is not None
         assert task.status == Status.COMPLETED
+
+
+# ---------------------------------------------------------------------------------------------------- room aside
+
+
+async def fill_with_orphans(rig: Rig, records: int) -> None:
+    """Send tasks of a session that is not known, until no more of them are let in."""
+    number = 0
+    with suppress(BufferFull):
+        while True:
+            await rig.buffer.accept_tasks(task_requests(records, "late", f"O{number}-"))
+            await rig.buffer.flush()
+            number += 1
+            assert number < 100
+
+
+async def test_memory_full_of_orphans_still_takes_their_session_which_frees_it(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(records=40), size=20) as rig:
+        await fill_with_orphans(rig, 10)
+        assert rig.buffer.stats().waiting_for_session == 70
+        assert rig.buffer.stats().usage_percent == 0
+        with pytest.raises(BufferFull, match="set aside") as caught:
+            await rig.buffer.accept_tasks(task_requests(1, "late"))
+        assert caught.value.retry_after_s == 5
+        assert rig.buffer.accepting
+        await rig.buffer.accept_sessions([session_request("late")])
+        report = await rig.buffer.flush()
+        assert (report.tasks_written, report.waiting) == (70, 0)
+        await rig.buffer.accept_tasks(task_requests(30, "late"))
+
+
+async def test_what_is_set_aside_does_not_make_every_batch_a_flush(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(records=40), size=20) as rig:
+        await fill_with_orphans(rig, 10)
+        flushes = rig.metrics.flushes.total()
+        for number in range(5):
+            await rig.buffer.accept_sessions([session_request(f"S{number}")])
+            await let_all_run()
+        assert rig.metrics.flushes.total() == flushes
+
+
+async def test_bytes_aside_are_bounded_too_and_refused_sessions_as_well(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(size_bytes=20 * KIB), size=20) as rig:
+        rig.backend.reject(lambda record: isinstance(record, Session))
+        for number in range(5):
+            await rig.buffer.accept_sessions([session_request(f"S{number}", metadata={"text": "x" * 6 * KIB})])
+            await rig.buffer.flush()
+        with pytest.raises(BufferFull, match="set aside"):
+            await rig.buffer.accept_tasks([task_request(source_text="x" * 6 * KIB)])
+        await rig.buffer.accept_sessions([session_request("S5", metadata={"text": "x" * 6 * KIB})])
+        await rig.buffer.flush()
+        with pytest.raises(BufferFull, match="set aside"):
+            await rig.buffer.accept_sessions([session_request("S6", metadata={"text": "x" * 6 * KIB})])
+        await rig.buffer.accept_sessions([session_request("S6")])
+
+
+async def test_fifty_thousand_orphans_cost_a_flush_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of a session of its own, which is the worst for whoever looks for their sessions."""
+    count = 50_000
+    known: set[str] = set()
+
+    async def write(collection: Collection[Any], records: Sequence[Any]) -> WriteResult:
+        if collection is SESSIONS:
+            known.update(record.session_id for record in records)
+            return WriteResult(len(records))
+        unknown = [index for index, record in enumerate(records) if record.session_id not in known]
+        rejected = tuple(Rejection(index, RejectionReason.UNKNOWN_PARENT) for index in unknown)
+        return WriteResult(len(records) - len(rejected), rejected)
+
+    async def aggregate(*_: object, where: Sequence[OneOf], **__: object) -> list[Group]:
+        return [Group((key,), (1,)) for key in where[0].values if key in known]
+
+    async with open_rig(tmp_path, max_bytes=256 * KIB * KIB, segment_bytes=64 * KIB * KIB) as rig:
+        monkeypatch.setattr(rig.backend, "write", write)
+        monkeypatch.setattr(rig.backend, "aggregate", aggregate)
+        for start in range(0, count, 10_000):
+            await rig.buffer.accept_tasks([task_request(f"T{n}", f"S{n}") for n in range(start, start + 10_000)])
+            await rig.buffer.flush()
+        assert rig.buffer.stats().waiting_for_session == count
+        began = time.process_time()
+        await rig.buffer.flush()  # looks for all the sessions
+        await rig.buffer.accept_sessions([session_request()], Durability.STORAGE)
+        known.update(f"S{number}" for number in range(count))
+        report = await rig.buffer.flush()
+        assert (report.tasks_written, report.waiting) == (count, 0)
+        assert time.process_time() - began < 1.5, "seconds: far more than it takes, far less than a quadratic way would"

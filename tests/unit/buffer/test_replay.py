@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ async def test_replaying_what_is_stored_already_changes_nothing(tmp_path: Path) 
     await inner.close()
 
 
-async def test_replay_waits_for_room_and_new_batches_are_accepted_meanwhile(tmp_path: Path) -> None:
+async def test_a_long_replay_leaves_room_for_new_batches(tmp_path: Path) -> None:
     image = await left_behind(tmp_path / "journal", 10)
-    async with open_rig(image, bounds=MemoryBounds(records=25), size=20, start=False) as rig:
+    async with open_rig(image, bounds=MemoryBounds(records=45), size=45, start=False) as rig:
         rig.backend.go_away(AWAY)
         await rig.start(replay=False)
         rig.background.append(asyncio.create_task(rig.buffer.replay()))
@@ -77,7 +78,7 @@ async def test_replay_waits_for_room_and_new_batches_are_accepted_meanwhile(tmp_
             rig.buffer.require_replayed()
         with pytest.raises(StorageUnavailable):
             await rig.buffer.flush()
-        await rig.buffer.accept_sessions([session_request("new")])
+        await rig.buffer.accept_sessions([session_request(f"new{number}") for number in range(22)])
         rig.backend.come_back()
         await rig.buffer.flush()
         assert not rig.buffer.replaying
@@ -85,12 +86,24 @@ async def test_replay_waits_for_room_and_new_batches_are_accepted_meanwhile(tmp_
         assert len((await rig.stored())[1]) == 100
 
 
+async def test_others_have_their_turn_after_each_batch_of_a_replay(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 20)
+    async with open_rig(image, start=False) as rig:
+        await rig.start(replay=False)
+        seen: list[int] = []
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        while rig.buffer.replaying:
+            seen.append(rig.buffer.stats().tasks_count)
+            await asyncio.sleep(0)
+        steps = [after - before for before, after in pairwise(seen)]
+        assert max(steps) == 10
+
+
 async def test_replay_goes_on_when_memory_is_full_of_what_no_flush_takes_away(tmp_path: Path) -> None:
     image = await left_behind(tmp_path / "journal", 10, session=False)
     async with open_rig(image, bounds=MemoryBounds(records=25), size=20) as rig:
         await rig.buffer.flush()
         assert rig.buffer.stats().waiting_for_session == 100
-        assert not rig.buffer.accepting
         await rig.backend.inner.write(SESSIONS, accept_sessions([session_request()], Acceptance(1, 1), Limits()))
         await rig.buffer.flush()
         assert len((await rig.stored())[1]) == 100
@@ -180,7 +193,7 @@ async def test_a_mistake_of_ours_in_replay_leaves_nobody_waiting(
             patch.setattr(rig.buffer._tasks, "decode", lambda payload: 1 / 0)
             await rig.start(replay=False)
             rig.background.append(asyncio.create_task(rig.buffer.replay()))
-            await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+            await until(lambda: rig.buffer._replay._failing)
             with pytest.raises(Replaying):
                 await rig.buffer.flush()
         rig.timing.advance(60)
@@ -210,7 +223,7 @@ async def test_replay_that_stops_at_a_mistake_of_ours_closes_what_it_was_reading
             patch.setattr(rig.buffer._tasks, "decode", lambda payload: 1 / 0)
             await rig.start(replay=False)
             rig.background.append(asyncio.create_task(rig.buffer.replay()))
-            await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+            await until(lambda: rig.buffer._replay._failing)
         rig.timing.advance(60)
         await until(lambda: not rig.buffer.replaying)
         await rig.buffer.flush()
