@@ -108,7 +108,12 @@ class Reader(ABC):
 
 
 class Transaction(Reader):
-    """Reads and writes that become visible together, or not at all."""
+    """Reads and writes that become visible together, or not at all.
+
+    What a transaction has read by key (`read`) stays so until its end, a key that was not there included: who would change it
+    waits, or one of the two ends with StorageUnavailable and may be repeated. Nothing more is promised about what its other
+    reads have seen, so what is decided on is read by key first.
+    """
 
     @abstractmethod
     async def write(self, collection: Collection[R], records: Sequence[R]) -> WriteResult:

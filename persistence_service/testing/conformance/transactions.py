@@ -63,15 +63,24 @@ class TransactionConformance(ConformanceBase):
             await kept[0].delete(SESSIONS, ())
         assert await backend.count(SESSIONS) == 0
 
-    async def test_concurrent_transactions_are_as_if_one_after_the_other(self, backend: StorageBackend) -> None:
+    async def test_what_a_transaction_has_read_by_key_stays_so_until_its_end(self, backend: StorageBackend) -> None:
         async def add_one() -> None:
             async with backend.transaction() as transaction:
-                count = await transaction.count(SESSIONS)
+                found = await transaction.read(SESSIONS, ["counter"])
                 await asyncio.sleep(0)
-                await transaction.write(SESSIONS, [session_record(f"session-{count}")])
+                assert await transaction.read(SESSIONS, ["counter"]) == found
+                total = found[0].total_tasks if found else 0
+                await transaction.write(SESSIONS, [session_record("counter", total_tasks=total + 1)])
 
-        await asyncio.gather(*(add_one() for _ in range(20)))
-        assert await backend.count(SESSIONS) == 20
+        async def add_one_at_last() -> None:
+            for _ in range(100):
+                with suppress(StorageUnavailable):  # it was in another one's way
+                    await add_one()
+                    return
+
+        await asyncio.gather(*(add_one_at_last() for _ in range(20)))
+        (counter,) = await backend.read(SESSIONS, ["counter"])
+        assert counter.total_tasks == 20
 
     async def test_reads_do_not_wait_for_a_transaction(self, with_session: StorageBackend) -> None:
         async with with_session.transaction() as transaction:
