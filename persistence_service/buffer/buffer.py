@@ -96,6 +96,7 @@ class RecordBuffer(Generic[R]):
         self.size_bytes = 0
         self.aside_bytes = 0
         self.merged = 0
+        self._awaited: set[int] = set()
 
     # ------------------------------------------------------------------------------------------------- figures
 
@@ -174,7 +175,8 @@ class RecordBuffer(Generic[R]):
         size = older.size if record is older.record else len(msgspec.json.encode(record))
         self.size_bytes += size - older.size - newer.size
         holds = _compact((*older.holds, *newer.holds))
-        return Entry(record, older.ticket, older.arrived_s, size, holds, older.watched + newer.watched)
+        watched = (*(ticket for ticket in older.watched if ticket in self._awaited), *newer.watched)
+        return Entry(record, older.ticket, older.arrived_s, size, holds, watched)
 
     def _merged(self, present: R, arriving: R) -> R:
         """Both in one. What arrives may have been accepted earlier (replay comes late): `created_at` is the earlier one's."""
@@ -259,6 +261,14 @@ class RecordBuffer(Generic[R]):
                 yield Aside(entry, AsideReason.UNKNOWN_SESSION, "its session is not known")
         for refused in self._refused.values():
             yield from refused
+
+    def watch(self, ticket: int) -> None:
+        """The sender of this batch will ask `why_unstored`, until `unwatch`."""
+        self._awaited.add(ticket)
+
+    def unwatch(self, ticket: int) -> None:
+        """The sender has its answer: merging forgets the ticket, so that a record sent over and over does not grow by it."""
+        self._awaited.discard(ticket)
 
     def why_unstored(self, record: R, ticket: int) -> UnstoredReason | AsideReason | None:
         """Why a record of the watched batch `ticket` is not in the backend; None when it is, alone or merged into another."""

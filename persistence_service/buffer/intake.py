@@ -64,12 +64,14 @@ class Intake(Generic[R]):
     def merge(self, records: list[R], sizes: list[int], position: Position, *, watched: bool = False) -> int:
         """Take in the records of the payload at `position`, each of which holds its segment; returns the batch's ticket.
 
-        `watched` lets `RecordBuffer.why_unstored` be asked about this batch.
+        `watched` lets `RecordBuffer.why_unstored` be asked about this batch, until `unwatch`.
         """
         now = self._timing.monotonic()
         ticket = self._tickets.next()
         holds = ((position.segment, 1),)
         watchers = (ticket,) if watched else ()
+        if watched:
+            self.buffer.watch(ticket)
         for record, size in zip(records, sizes, strict=True):
             self.buffer.add(Entry(record, ticket, now, size, holds, watchers))
         self._arrived()

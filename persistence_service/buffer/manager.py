@@ -209,7 +209,8 @@ class BufferManager:
                     self._unmerged += 1
                     now = "its batch stays in the journal for the next start"
                     _log.error("batch.not_merged", sequence=done.result().sequence, now=now, exc_info=exc)
-            if merged.done():
+            if merged.done():  # the sender has gone
+                intake.buffer.unwatch(ticket)
                 return
             if error is None:
                 merged.set_result(ticket)
@@ -220,10 +221,13 @@ class BufferManager:
         return merged
 
     async def _store(self, buffer: RecordBuffer[R], records: list[R], ticket: int) -> tuple[NotStored, ...]:
-        with suppress(TimeoutError, Unavailable):  # what is not stored says so below
-            await self._flusher.flush(patient=True, timeout_s=self._ack.timeout_s)
-        reasons = ((index, buffer.why_unstored(record, ticket)) for index, record in enumerate(records))
-        return tuple(NotStored(index, reason.value) for index, reason in reasons if reason is not None)
+        try:
+            with suppress(TimeoutError, Unavailable):  # what is not stored says so below
+                await self._flusher.flush(patient=True, timeout_s=self._ack.timeout_s)
+            reasons = ((index, buffer.why_unstored(record, ticket)) for index, record in enumerate(records))
+            return tuple(NotStored(index, reason.value) for index, reason in reasons if reason is not None)
+        finally:
+            buffer.unwatch(ticket)
 
     # -------------------------------------------------------------------------------------------------- replay
 

@@ -219,6 +219,14 @@ async def test_each_sender_that_waits_for_storage_hears_of_the_orphan_that_its_r
             assert [item.reason for item in receipt.not_stored] == ["unknown_session"]
 
 
+async def test_an_orphan_sent_over_and_over_does_not_remember_every_sender(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        for _ in range(10):
+            await rig.buffer.accept_tasks([task_request(session_id="nobody")], Durability.STORAGE)
+        (_, _, aside) = next(rig.buffer.aside())
+        assert len(aside.entry.watched) == 1
+
+
 async def test_orphans_are_looked_after_although_nothing_else_arrives(tmp_path: Path) -> None:
     async with open_rig(tmp_path, interval_s=30) as rig:
         await rig.buffer.accept_tasks(task_requests(2, "other"))
