@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from persistence_service.errors import SchemaTooNew
+from persistence_service.errors import SchemaTooNew, StorageUnavailable
 from persistence_service.storage.sql import migrations
 
 
@@ -20,6 +21,7 @@ def upgrade(connection: Connection) -> None:
 
     Raises:
         SchemaTooNew: its version is not among those of this package.
+        StorageUnavailable: the migrations of this package can't be read.
     """
     scripts = _scripts()
     context = MigrationContext.configure(connection, opts={"fn": _upgrades(scripts), "transactional_ddl": True})
@@ -33,6 +35,7 @@ def schema_problem(connection: Connection) -> str:
 
     Raises:
         SchemaTooNew: its version is not among those of this package.
+        StorageUnavailable: the migrations of this package can't be read.
     """
     scripts = _scripts()
     current = MigrationContext.configure(connection).get_current_heads()
@@ -47,8 +50,21 @@ def newest_version() -> str:
     return _names(_scripts().get_heads())
 
 
+@cache
 def _scripts() -> ScriptDirectory:
-    return ScriptDirectory(str(Path(migrations.__file__).parent))
+    """The migrations, read from disk once and completely: later there may be no file descriptor to read them with.
+
+    Raises:
+        StorageUnavailable: they can't be read now.
+    """
+    try:
+        scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+        found = scripts.get_heads()
+    except OSError as exc:
+        raise StorageUnavailable(f"the migrations can't be read: {exc.strerror}", number=exc.errno) from exc
+    if not found:  # Alembic takes a directory that it can't list for an empty one
+        raise StorageUnavailable("the migrations can't be read")
+    return scripts
 
 
 def _upgrades(scripts: ScriptDirectory) -> Any:  # noqa: ANN401  # a function whose type Alembic keeps to itself

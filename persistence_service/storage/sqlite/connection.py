@@ -16,7 +16,6 @@ from persistence_service.errors import StorageSetupError, StorageUnavailable
 from persistence_service.storage.sql.migrate import schema_problem, upgrade
 
 _JOURNAL_BYTES = 64 * 1024 * 1024
-_MIGRATION_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,6 @@ class SqliteConnection:
         except BaseException:
             self.driver.close()
             raise
-        self._busy_timeout_s = settings.busy_timeout_s
 
     def rows(self, statement: Executable) -> list[Row[Any]]:
         """All rows that `statement` gives."""
@@ -97,8 +95,14 @@ class SqliteConnection:
         return schema_problem(self._connection)
 
     def migrate(self) -> None:
-        """Bring the schema up to date, in one transaction; waits for another process that does the same."""
-        self._wait_for_others(max(self._busy_timeout_s, _MIGRATION_TIMEOUT_S))
+        """Bring the schema up to date, in one transaction; takes no lock when it is.
+
+        Raises:
+            SchemaTooNew: its version is not among those of this package.
+            sqlite3.OperationalError: another process, which may do the same, writes for longer than the busy timeout.
+        """
+        if not self.schema_problem():
+            return
         try:
             self.begin()
             if not self._connection.in_transaction():
@@ -107,16 +111,12 @@ class SqliteConnection:
             self.commit()
         finally:
             self.roll_back()
-            self._wait_for_others(self._busy_timeout_s)
 
     def close(self) -> None:
         """Let go of the file; an open transaction is rolled back."""
         with suppress(sqlite3.Error, DBAPIError):
             self._connection.close()
         self.driver.close()
-
-    def _wait_for_others(self, timeout_s: float) -> None:
-        self.driver.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
 
 
 def _configure(driver: sqlite3.Connection, settings: ConnectionSettings) -> None:

@@ -19,6 +19,7 @@ from persistence_service.errors import (
     QueryTimeout,
     SchemaTooNew,
     StorageSetupError,
+    StorageUnavailable,
 )
 from persistence_service.storage.sqlite.connection import SqliteConnection
 from persistence_service.storage.sqlite.errors import is_generic, translated
@@ -122,7 +123,9 @@ class ConnectionThreads:
         Raises:
             BackendClosed: after `stop`.
         """
-        return self._submit(work, essential=True).future
+        future = self._submit(work, essential=True).future
+        future.add_done_callback(_retrieve)
+        return future
 
     async def stop(self) -> None:
         """End limited jobs with BackendClosed, do the others to their end, then close the connections."""
@@ -142,6 +145,12 @@ class ConnectionThreads:
         job = _Job(work, essential=essential)
         self._queue.put(job)
         return job
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Who waited may have gone: then asyncio would log the error as one that nobody saw."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _ConnectionThread(threading.Thread):
@@ -209,7 +218,7 @@ class _ConnectionThread(threading.Thread):
             problem = self._connection.schema_problem() if self._connection is not None else ""
         except SchemaTooNew as too_new:
             return too_new
-        except (sqlite3.Error, DBAPIError):
+        except (sqlite3.Error, DBAPIError, StorageUnavailable):
             problem = ""
         return StorageSetupError(problem, number=sqlite3.SQLITE_ERROR) if problem else error
 
