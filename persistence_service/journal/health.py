@@ -48,6 +48,7 @@ class WriterHealth:
         self._first_pause_s, self._longest_pause_s = retry_s
         self._pause_s = self._first_pause_s
         self.retry_at = 0.0
+        self.rotation_fails = False
 
     @property
     def is_due(self) -> bool:
@@ -64,16 +65,29 @@ class WriterHealth:
 
     def works(self) -> None:
         """The disk did what it was asked to; pauses stay as they are until a record has been accepted too."""
-        if self._state.failing is not None:
+        if self._state.failing is not None and not self.rotation_fails:
             log.info("journal_recovered")
             self._state.failing = None
 
     def accepted(self) -> None:
         self.works()
-        self._pause_s = self._first_pause_s
+        if not self.rotation_fails:
+            self._pause_s = self._first_pause_s
+
+    def rotation_failed(self, error: OSError) -> None:
+        """The old segment goes on; what it accepts is no sign that a new one can be made."""
+        self.rotation_fails = True
+        self.failed(error)
+        self.postpone()
+
+    def began_segment(self) -> None:
+        self.rotation_fails = False
+        self.works()
 
     def postpone(self) -> None:
-        """The next attempt comes after a pause, and the pause after that is longer."""
+        """The next attempt comes after a pause, and the pause after that is longer; one that is set already stays."""
+        if not self.is_due:
+            return
         self.retry_at = time.monotonic() + self._pause_s
         self._pause_s = min(self._pause_s * 2, self._longest_pause_s)
 

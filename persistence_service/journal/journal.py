@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -117,10 +118,13 @@ class Journal:
         in another thread. `retry_s` is the first and the longest pause between attempts on a failing disk.
 
         Raises:
+            ValueError: a pause of `retry_s` is not positive, or the longest is shorter than the first.
             JournalLocked: another process owns the directory.
             JournalVersionUnknown: a later version wrote it; nothing was changed.
             JournalUnavailable: the directory cannot be read or made ready.
         """
+        if not 0 < retry_s[0] <= retry_s[1] < math.inf:
+            raise ValueError(f"retry_s {retry_s} is not a positive first pause and a longest one")
         preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, directory, files or Files()))
         try:
             opened = await asyncio.shield(preparing)

@@ -128,6 +128,8 @@ class JournalWriter:
             return
         if self._active is None:
             self._become_ready()
+        elif self._health.rotation_fails:
+            self._rotate()
         elif self._has_room(AMPLE_BYTES):
             self._health.works()
         if self._store.has_postponed_removals:
@@ -281,19 +283,25 @@ class JournalWriter:
             self._health.failed(error)
             self._health.postpone()
             return
-        self._health.works()
+        self._health.began_segment()
         self._report(losses=losses)
 
     def _rotate(self) -> None:
-        """The active segment is sealed and a new one begun, if it has records; else, or on failure, it stays."""
+        """The active segment is sealed and a new one begun, if it has records; else, or on failure, it stays.
+
+        After a failure there is no other attempt until it is due.
+        """
         active = self._active
-        if active is None or active.segment.is_empty or not self._sync():
+        if active is None or active.segment.is_empty or (self._health.rotation_fails and not self._health.is_due):
+            return
+        if not self._sync():
             return
         try:
             self._active = self._store.create()
         except OSError as error:
-            self._health.failed(error)
+            self._health.rotation_failed(error)
             return
+        self._health.began_segment()
         with contextlib.suppress(OSError):
             self._files.close(active.fd)
         self._report(sealed=active.segment)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from errno import EIO, ENOSPC
+from errno import EIO, EMFILE, ENOSPC
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from persistence_service.errors import JournalError, JournalFull, JournalUnavail
 from persistence_service.journal import Loss, Position
 from persistence_service.journal.format import BODY_OFFSET
 from tests.unit.journal.bench import NOW_US, Bench, payloads, put, replay_all, settle
+
+_EPISODE = ("journal_failing", "journal_recovered")
 
 
 async def test_a_failed_fsync_acknowledges_nothing_and_moves_what_was_acknowledged(
@@ -108,6 +110,13 @@ async def test_attempts_on_a_failing_disk_are_paced(bench: Bench, logged: list[E
             await put(journal)
     assert bench.files.calls["create"] <= 6
     assert len([event for event in logged if event["log_level"] == "error"]) <= 3
+
+
+@pytest.mark.parametrize("pauses", [(0.0, 5.0), (-1.0, 5.0), (1.0, 0.5), (0.1, float("inf")), (float("nan"), 1.0)])
+async def test_pauses_that_would_not_pace_are_refused(bench: Bench, pauses: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="retry_s"):
+        await bench.open(retry_s=pauses)
+    assert not bench.path.exists()
 
 
 async def test_nothing_is_acknowledged_before_the_move_is_on_disk(bench: Bench) -> None:
@@ -304,6 +313,32 @@ async def test_a_new_segment_that_cannot_be_made_leaves_the_old_one_in_use(bench
     survivor = await bench.open(bench.crash())
     assert len(await replay_all(survivor)) >= 2
     assert survivor.stats().losses == ()
+
+
+async def test_a_rotation_that_fails_is_one_episode_however_much_is_appended(
+    bench: Bench, logged: list[EventDict]
+) -> None:
+    journal = await bench.open(segment_bytes=BODY_OFFSET + 600, retry_s=(1000.0, 1000.0))
+    first = await put(journal, bytes(400))
+    attempts = bench.files.calls["create"]
+    bench.files.fail("create", EMFILE)
+    for _ in range(20):
+        assert (await put(journal, bytes(400))).segment is first.segment
+    assert bench.files.calls["create"] == attempts + 1
+    assert journal.stats().failing == "EMFILE"
+    assert [event["event"] for event in logged if event["event"] in _EPISODE] == ["journal_failing"]
+
+
+async def test_a_rotation_that_failed_is_made_up_for_without_an_append(bench: Bench, logged: list[EventDict]) -> None:
+    journal = await bench.open(segment_bytes=BODY_OFFSET + 600, retry_s=(0.001, 0.01))
+    first = await put(journal, bytes(400))
+    bench.files.fail("create", EMFILE)
+    for _ in range(20):
+        assert (await put(journal, bytes(400))).segment is first.segment
+    bench.files.heal()
+    await bench.until(lambda: journal.stats().failing is None)
+    assert (await put(journal, bytes(400))).segment is not first.segment
+    assert [event["event"] for event in logged if event["event"] in _EPISODE] == list(_EPISODE)
 
 
 async def test_a_removal_that_fails_is_tried_again(bench: Bench, logged: list[EventDict]) -> None:
