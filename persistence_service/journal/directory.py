@@ -174,8 +174,11 @@ class JournalDirectory:
         longer lists the segment is on disk.
         """
         released = self.path / f"{number:016d}.released"
-        with contextlib.suppress(FileNotFoundError):  # an earlier attempt came this far, or a person removed the file
+        try:
             self.files.rename(path, released)
+        except FileNotFoundError:  # an earlier attempt came this far, or a person removed the file
+            with contextlib.suppress(FileExistsError):
+                self.files.close(self.files.create(released))
         self.files.sync_directory(self.path)
         with contextlib.suppress(FileNotFoundError):
             self.files.truncate(released, 0)

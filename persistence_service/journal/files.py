@@ -23,8 +23,8 @@ class Files:
     """Blocking file operations; each raises the OSError of its system call."""
 
     def create(self, path: Path) -> int:
-        """A new file, open for writing; one that is there already is an error."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        """A new file, open for writing and reading; one that is there already is an error."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def open_existing(self, path: Path) -> int:
         """An existing file, open for reading."""
@@ -87,6 +87,15 @@ class Files:
     def make_directory(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def require_name(self, fd: int) -> None:
+        """The file still has a name, so that somebody who comes later can find it.
+
+        Raises:
+            FileNotFoundError: it was removed, and its content goes when it is closed.
+        """
+        if not os.fstat(fd).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "the file was removed while it was being written")
+
     def names(self, path: Path) -> list[str]:
         return sorted(entry.name for entry in path.iterdir())
 
@@ -117,9 +126,11 @@ class FileSource:
     checksum and is reported as damage.
     """
 
-    def __init__(self, files: Files, path: Path) -> None:
+    def __init__(self, files: Files, file: Path | int) -> None:
+        """`file` is a path, or a descriptor that stays open and the caller's."""
         self._files = files
-        self._fd = files.open_existing(path)
+        self._is_mine = not isinstance(file, int)
+        self._fd = file if isinstance(file, int) else files.open_existing(file)
         self.size = files.size(self._fd)
         self.unreadable_blocks = 0
 
@@ -127,7 +138,8 @@ class FileSource:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._files.close(self._fd)
+        if self._is_mine:
+            self._files.close(self._fd)
 
     def read(self, offset: int, length: int) -> bytes:
         length = max(0, min(length, self.size - offset))

@@ -91,7 +91,7 @@ class Journal:
         self._closing = False
         self._closed: asyncio.Task[None] | None = None
         self._rotation_asked = False
-        store = SegmentStore(opened.directory, survey, clock)
+        store = SegmentStore(opened.directory, survey, clock, opened.lock)
         self._used_bytes = store.used_bytes
         self._segments = len(store.live)
         self._writer = JournalWriter(

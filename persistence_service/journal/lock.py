@@ -23,7 +23,8 @@ class DirectoryLock:
     within the same process is refused too. The descriptor is not inherited by programs this process starts.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, directory: Path, fd: int) -> None:
+        self._directory = directory
         self._fd: int | None = fd
 
     @classmethod
@@ -34,24 +35,50 @@ class DirectoryLock:
             JournalLocked: another process has it, named in the error; nothing was changed.
             OSError: the lock file cannot be opened.
         """
-        fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return cls(directory, _locked(directory))
+
+    def retake(self) -> bool:
+        """The lock is on the file that others would try; answers whether that one was removed, and another had to be locked.
+
+        Raises:
+            JournalLocked: another process was first.
+            OSError: the lock file cannot be opened.
+        """
+        if self.is_in_place:
+            return False
+        fd = _locked(self._directory)
+        self.release()
+        self._fd = fd
+        return True
+
+    @property
+    def is_in_place(self) -> bool:
+        """Held, on the file that others would try."""
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(fd, _OWNER_BYTES, 0).decode("utf-8", "replace").strip()
-            os.close(fd)
-            raise JournalLocked(directory, owner or "unknown") from None
-        except BaseException:
-            os.close(fd)
-            raise
-        # A full disk may refuse the pid: the lock holds without it.
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
-        return cls(fd)
+            return self._fd is not None and os.path.samestat((self._directory / LOCK_NAME).stat(), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """The directory is free for the next owner; doing it twice is no error."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _locked(directory: Path) -> int:
+    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(fd, _OWNER_BYTES, 0).decode("utf-8", "replace").strip()
+        os.close(fd)
+        raise JournalLocked(directory, owner or "unknown") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    # A full disk may refuse the pid: the lock holds without it.
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+    return fd

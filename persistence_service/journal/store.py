@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from persistence_service.errors import JournalLocked
 from persistence_service.journal.directory import Head
 from persistence_service.journal.files import FileSource
-from persistence_service.journal.format import KIND_VOID, RECORD_OVERHEAD, Damage, Record, encode_record, scan
+from persistence_service.journal.format import (
+    KIND_VOID,
+    RECORD_OVERHEAD,
+    Damage,
+    Record,
+    encode_record,
+    read_header,
+    scan,
+)
 from persistence_service.journal.segment import Home, Loss, Segment
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from persistence_service.journal.directory import JournalDirectory, NewSegment
+    from persistence_service.journal.lock import DirectoryLock
     from persistence_service.journal.survey import Survey
 
 log = structlog.get_logger(__name__)
@@ -41,8 +52,11 @@ class SegmentStore:
     `next_sequence` and `high_water_us` are of what was written, `live` in order of creation with the active one last.
     """
 
-    def __init__(self, directory: JournalDirectory, survey: Survey, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, directory: JournalDirectory, survey: Survey, clock: Callable[[], int], lock: DirectoryLock
+    ) -> None:
         self.directory = directory
+        self._lock = lock
         self.files = directory.files
         self.next_sequence = survey.next_sequence
         self.high_water_us = survey.high_water_us
@@ -52,6 +66,7 @@ class SegmentStore:
         self._unlisted = set(survey.unlisted)
         self._released = list(survey.released)
         self._to_remove: list[Segment] = []
+        self._told_missing: set[int] = set()
         self._clock = clock
 
     @property
@@ -61,6 +76,36 @@ class SegmentStore:
     @property
     def has_postponed_removals(self) -> bool:
         return bool(self._to_remove)
+
+    def claim_directory(self) -> None:
+        """The directory is there and this process its owner, even if somebody removed it meanwhile.
+
+        Raises:
+            OSError: it cannot be made, or it is another process's or another journal's by now.
+        """
+        self.files.make_directory(self.directory.path)
+        try:
+            if not self._lock.retake():
+                return
+        except JournalLocked as error:
+            raise OSError(errno.EBUSY, str(error)) from error
+        try:
+            self._take_over()
+        except BaseException:
+            self._lock.release()
+            raise
+        log.error("journal_directory_made_again", directory=str(self.directory.path))
+
+    def _take_over(self) -> None:
+        """What is in a directory that came to be since this journal was opened is not overwritten, and not mixed with it."""
+        found = self.directory.listing()
+        for path in found.segments.values():
+            with FileSource(self.files, path) as source:
+                header = read_header(source).header
+            if header is None or header.journal_id != self._journal_id:
+                raise FileExistsError(errno.EEXIST, "the directory holds another journal now", str(path))
+        self._next_number = max([self._next_number - 1, *found.segments, *found.released]) + 1
+        self.files.sync_directory(self.directory.path.parent)
 
     def create(self) -> ActiveSegment:
         """A new, empty segment, on disk under its name.
@@ -76,19 +121,21 @@ class SegmentStore:
         self._after_publishing(new)
         return ActiveSegment(segment, new.fd, new.header.high_water_us)
 
-    def relocate(self, segment: Segment) -> tuple[ActiveSegment, list[Loss]]:
+    def relocate(self, abandoned: ActiveSegment) -> tuple[ActiveSegment, list[Loss]]:
         """The segment's written records are on disk in another file, under the same handle; the old file is not used again.
 
-        What cannot be read back is answered as loss, and then the old file is kept in quarantine.
+        They are read through the old descriptor, which is closed then, so that it does not matter whether the old file still
+        has a name. What cannot be read back is answered as loss, and then the old file is kept in quarantine.
 
         Raises:
             OSError: nothing changed; the old file is still the only copy.
         """
+        segment = abandoned.segment
         others = [other for other in self.live if other is not segment and other not in self._unlisted]
         new = self._begin(segment.first_sequence, others)
         body = new.size
         try:
-            losses = self._copy(segment, new)
+            losses = self._copy(abandoned, new)
         except BaseException:
             self.directory.discard(new)
             raise
@@ -100,7 +147,9 @@ class SegmentStore:
         self.live.append(segment)
         self._after_publishing(new)
         self._drop_abandoned(old.path, keep=bool(losses))
-        return ActiveSegment(segment, new.fd, new.header.high_water_us), losses
+        with contextlib.suppress(OSError):
+            self.files.close(abandoned.fd)
+        return ActiveSegment(segment, new.fd, new.header.high_water_us), losses + self._missing()
 
     def remove(self, segment: Segment, active: ActiveSegment | None) -> None:
         """The segment's room is free, now or, if the disk refuses, at a later attempt."""
@@ -112,6 +161,11 @@ class SegmentStore:
 
         Without an active segment the newest one stays: it alone carries the high-water mark.
         """
+        if self._to_remove and not self._lock.is_in_place:
+            log.warning(
+                "journal_removal_postponed", error="the directory was removed, or is not this process's any more"
+            )
+            return
         newest = self.live[-1] if self.live and active is None else None
         for segment in [segment for segment in self._to_remove if segment is not newest]:
             try:
@@ -184,16 +238,41 @@ class SegmentStore:
                 log.error("journal_segment_quarantined", moved_to=str(self.directory.set_aside(path)))
             else:
                 self.files.unlink(path)
+        except FileNotFoundError:  # somebody removed it, and there is nothing to keep
+            return
         except OSError as error:  # the next start replays it again, which is harmless
             log.warning("journal_abandoned_file_left", file=path.name, error=str(error))
 
-    def _copy(self, segment: Segment, new: NewSegment) -> list[Loss]:
+    def _missing(self) -> list[Loss]:
+        """The segments that are needed and whose files somebody removed, each told once."""
+        try:
+            there = set(self.files.names(self.directory.path))
+        except OSError:  # the next start finds out
+            return []
+        losses = [
+            Loss(
+                segment.number,
+                segment.first_sequence,
+                segment.last_sequence if segment.end_known else None,
+                "segment missing",
+            )
+            for segment in self.live
+            if segment.home.path.name not in there
+            and segment.number not in self._told_missing
+            and (segment.pinned or segment.holds)
+        ]
+        self._told_missing.update(loss.segment for loss in losses)
+        _log_losses(losses)
+        return losses
+
+    def _copy(self, abandoned: ActiveSegment, new: NewSegment) -> list[Loss]:
+        segment = abandoned.segment
         old = segment.home
         losses: list[Loss] = []
         buffers: list[bytes] = []
         pending = 0
         expected = segment.first_sequence
-        with FileSource(self.files, old.path) as source:
+        with FileSource(self.files, abandoned.fd) as source:
             for item in scan(source, old.keys, start=old.body, end=segment.size):
                 if isinstance(item, Record) and item.sequence > expected:
                     losses.append(Loss(segment.number, expected, item.sequence - 1, "unreadable after a failed write"))
@@ -206,15 +285,15 @@ class SegmentStore:
         new.size = self.files.write_all(new.fd, buffers, new.size)
         if expected <= segment.last_sequence:
             losses.append(Loss(segment.number, expected, segment.last_sequence, "unreadable after a failed write"))
-        for loss in losses:
-            log.error(
-                "journal_loss",
-                segment=loss.segment,
-                first=loss.first_sequence,
-                last=loss.last_sequence,
-                reason=loss.reason,
-            )
+        _log_losses(losses)
         return losses
+
+
+def _log_losses(losses: list[Loss]) -> None:
+    for loss in losses:
+        log.error(
+            "journal_loss", segment=loss.segment, first=loss.first_sequence, last=loss.last_sequence, reason=loss.reason
+        )
 
 
 def _encode_copy(new: NewSegment, item: Record | Damage, sequence: int, pending: int) -> tuple[bytes, bytes]:

@@ -54,7 +54,7 @@ class JournalWriter:
         self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._active: ActiveSegment | None = None
-        self._abandoned: Segment | None = None
+        self._abandoned: ActiveSegment | None = None
         self._in_hand: list[AppendRequest] = []
         self._sync_at: float | None = None
 
@@ -108,9 +108,9 @@ class JournalWriter:
                 self._store.remove(command.segment, self._active)
                 self._report()
             case Barrier():
+                self._sync()
                 if self._active is None:
                     self._become_ready()
-                self._sync()
                 self._report(done=command)
             case _:
                 pass
@@ -126,6 +126,7 @@ class JournalWriter:
             self._sync()
         if not self._is_waiting_to_retry or not self._health.is_due:
             return
+        self._sync()
         if self._active is None:
             self._become_ready()
         elif self._health.rotation_fails:
@@ -145,9 +146,10 @@ class JournalWriter:
                 self._active = self._store.leave_empty(self._active)
         except OSError as error:
             log.warning("journal_not_tidied", error=str(error))
-        if self._active is not None:
-            with contextlib.suppress(OSError):
-                self._files.close(self._active.fd)
+        for segment in (self._active, self._abandoned):
+            if segment is not None:
+                with contextlib.suppress(OSError):
+                    self._files.close(segment.fd)
         self._report(done=command)
 
     # ------------------------------------------------------------------------------------------------- appending
@@ -201,6 +203,8 @@ class JournalWriter:
         buffers, positions = self._encode(active, group)
         try:
             self._files.write_all(active.fd, buffers, active.segment.size)
+            if not group[0].durable:  # acknowledged before the fsync, which looks after the name too
+                self._files.require_name(active.fd)
         except OSError as error:
             if is_no_room(error) and self._undo(active):
                 self._health.failed(error)
@@ -274,6 +278,7 @@ class JournalWriter:
         """Tries to have an active segment, with the records of an abandoned one moved into it."""
         losses: list[Loss] = []
         try:
+            self._store.claim_directory()
             if self._abandoned is not None:
                 self._active, losses = self._store.relocate(self._abandoned)
                 self._abandoned = None
@@ -307,39 +312,42 @@ class JournalWriter:
         self._report(sealed=active.segment)
 
     def _sync(self) -> bool:
-        """What was written to the active segment is on disk. False: it is abandoned."""
+        """What was written to the active segment is on disk, where a later run finds it. False: it is abandoned."""
         self._sync_at = None
         active = self._active
         if active is None:
             return False
-        if not active.unsynced:
-            return True
-        started = time.perf_counter()
         try:
-            self._files.sync(active.fd)
+            if active.unsynced:
+                self._sync_file(active)
+            self._files.require_name(active.fd)
         except OSError as error:
             self._abandon(active, error)
             return False
+        return True
+
+    def _sync_file(self, active: ActiveSegment) -> None:
+        started = time.perf_counter()
+        try:
+            self._files.sync(active.fd)
         finally:
             self.state.fsyncs += 1
             self.state.fsync_seconds_total += time.perf_counter() - started
         active.unsynced = False
-        return True
 
     def _undo(self, active: ActiveSegment) -> bool:
         """A write that found no room has left nothing behind, so that the segment can go on."""
         try:
+            self._files.require_name(active.fd)
             self._files.truncate(active.segment.home.path, active.segment.size)
         except OSError:
             return False
         return True
 
     def _abandon(self, active: ActiveSegment, error: OSError) -> None:
-        """What the kernel says of this file is not to be trusted any more."""
+        """What the kernel says of this file is not to be trusted any more, or nobody will find it; it is only read again."""
         log.error("journal_segment_abandoned", segment=active.segment.number, error=str(error))
-        with contextlib.suppress(OSError):
-            self._files.close(active.fd)
-        self._abandoned = active.segment
+        self._abandoned = active
         self._active = None
         self._sync_at = None
         self._health.failed(error)

@@ -146,6 +146,10 @@ class FaultyFiles(Files):
         with self._call("make_directory"):
             super().make_directory(path)
 
+    def require_name(self, fd: int) -> None:
+        with self._call("require_name"):
+            super().require_name(fd)
+
     def names(self, path: Path) -> list[str]:
         with self._call("names"):
             return super().names(path)
