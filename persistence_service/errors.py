@@ -30,6 +30,7 @@
     │   └── BackendClosed           used before open() or after close()
     └── JournalError
         ├── JournalLocked           another process owns the directory
+        ├── JournalRecordDamaged    a record is not on disk any more as it was written
         └── JournalVersionUnknown   written by a later version of this package
 
 ``code`` is stable and meant for programs; ``retryable`` says whether the same call can succeed later without any change.
@@ -274,6 +275,17 @@ class JournalLocked(JournalError):
         super().__init__(
             f"the journal {directory} belongs to a running process ({owner}); stop it, or use another directory"
         )
+
+
+class JournalRecordDamaged(JournalError):
+    """One record cannot be read back; `sequence` says which. The others are not concerned."""
+
+    code = "JOURNAL_RECORD_DAMAGED"
+
+    def __init__(self, sequence: int, segment: int) -> None:
+        self.sequence = sequence
+        self.segment = segment
+        super().__init__(f"record {sequence} is damaged in segment {segment} of the journal")
 
 
 class JournalVersionUnknown(JournalError):

@@ -46,6 +46,7 @@ STATUS: dict[type[PersistenceError], int] = {
     errors.BackendClosed: 503,
     errors.JournalError: 500,
     errors.JournalLocked: 500,
+    errors.JournalRecordDamaged: 500,
     errors.JournalVersionUnknown: 500,
 }
 RETRY_AFTER_S = 5.0

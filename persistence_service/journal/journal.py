@@ -347,7 +347,8 @@ class Journal:
         """The payload again, verified; its segment must be held.
 
         Raises:
-            JournalError: it cannot be read any more: the record was damaged on disk, or its segment released.
+            JournalRecordDamaged: the record was damaged on disk.
+            JournalError: its segment's file cannot be opened; it was released, or somebody removed it.
             JournalUnavailable: the journal is closed.
         """
         record = await self._run(functools.partial(read_record, self._directory.files, position))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
-from persistence_service.errors import JournalError
+from persistence_service.errors import JournalError, JournalRecordDamaged
 from persistence_service.journal.directory import segment_name
 from persistence_service.journal.files import FileSource
 from persistence_service.journal.format import BODY_OFFSET, Damage, Flaw, Record, record_at, scan
@@ -177,7 +177,8 @@ def read_record(files: Files, position: Position) -> Record:
     """The record at a position, verified, wherever its segment has been moved. Blocking.
 
     Raises:
-        JournalError: it is not there, or damaged.
+        JournalRecordDamaged: it is not there as it was written.
+        JournalError: its file cannot be opened.
     """
     while True:
         home = position.segment.home
@@ -190,4 +191,4 @@ def read_record(files: Files, position: Position) -> Record:
             raise JournalError(f"record {position.sequence} is not in the journal any more") from error
         if isinstance(found, Record) and found.sequence == position.sequence and not found.is_control:
             return found
-        raise JournalError(f"record {position.sequence} is damaged in segment {home.number} of the journal")
+        raise JournalRecordDamaged(position.sequence, home.number)

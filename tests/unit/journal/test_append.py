@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from persistence_service.errors import JournalError, JournalFull, JournalUnavailable
+from persistence_service.errors import JournalError, JournalFull, JournalRecordDamaged, JournalUnavailable
 from persistence_service.journal import Position
 from persistence_service.journal import writer as writer_module
 from persistence_service.journal.format import BODY_OFFSET, MAX_PAYLOAD_BYTES
@@ -34,9 +34,10 @@ async def test_a_payload_is_read_again_at_its_position(bench: Bench) -> None:
 async def test_reading_at_a_wrong_or_damaged_position_is_an_error(bench: Bench) -> None:
     journal = await bench.open()
     position = await put(journal, b"first")
-    with pytest.raises(JournalError):
+    with pytest.raises(JournalRecordDamaged) as damaged:
         await journal.read(position._replace(offset=position.offset + 1))
-    with pytest.raises(JournalError):
+    assert (damaged.value.sequence, damaged.value.segment) == (position.sequence, position.segment.number)
+    with pytest.raises(JournalRecordDamaged):
         await journal.read(position._replace(sequence=99))
     (segment,) = bench.segments()
     segment.unlink()
