@@ -24,6 +24,7 @@ from persistence_service.errors import (
 )
 from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
+from persistence_service.observability.logging import OncePer
 from persistence_service.observability.metrics import Metrics
 from persistence_service.services.health import HealthService
 from persistence_service.services.query import QueryService
@@ -39,6 +40,7 @@ from persistence_service.storage.sqlite.backend import SqliteBackend
 _log = structlog.get_logger(__name__)
 _MICROSECONDS = 1_000_000
 _OPENING_S = 2.0
+_REFUSALS_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,9 @@ async def open_services(
         )
         stack.push_async_callback(journal.close)
         tickets = Tickets()
-        sessions = RecordBuffer(SESSIONS, journal.release, partial(_note_refusal, metrics))
-        tasks = RecordBuffer(TASKS, journal.release, partial(_note_refusal, metrics))
+        note_refusal = partial(_note_refusal, metrics, OncePer(_REFUSALS_EVERY_S, timing.monotonic))
+        sessions = RecordBuffer(SESSIONS, journal.release, note_refusal)
+        tasks = RecordBuffer(TASKS, journal.release, note_refusal)
         bounds = MemoryBounds(settings.buffer.max_memory_records, settings.buffer.max_memory_bytes)
         flusher = Flusher(
             sessions=sessions,
@@ -154,7 +157,9 @@ async def open_services(
             tickets=tickets,
         )
         _watch(metrics, buffer, journal)
-        await stack.enter_async_context(_running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout)))
+        await stack.enter_async_context(
+            _running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout))
+        )
         yield Services(
             settings=settings,
             limits=limits_of(settings),
@@ -207,16 +212,18 @@ async def _try_to_open(opener: BackendOpener) -> None:
         _log.error("storage.not_open", error=exc.code, detail=str(exc), now=later)
 
 
-def _note_refusal(metrics: Metrics, collection: str, aside: Aside[Any]) -> None:
+def _note_refusal(metrics: Metrics, told: OncePer, collection: str, aside: Aside[Any]) -> None:
     metrics.refused(collection, aside.reason.value)
-    _log.warning("record.set_aside", collection=collection, reason=aside.reason.value, detail=aside.detail)
+    if records := told.occurred(f"{collection} {aside.detail}"):
+        reason = aside.reason.value
+        _log.warning("record.set_aside", collection=collection, reason=reason, detail=aside.detail, records=records)
 
 
 def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:
     metrics.watch_buffer("sessions", lambda: buffer.stats().sessions_count)
     metrics.watch_buffer("tasks", lambda: buffer.stats().tasks_count)
     metrics.watch("buffer_bytes", "Bytes of buffered records", lambda: buffer.stats().size_bytes)
-    metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", lambda: buffer.stats().oldest_age_s)
+    metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", buffer.oldest_unstored_age_s)
     metrics.watch("records_merged", "Records merged away in the buffer", lambda: buffer.stats().merged)
     metrics.watch("batches_unmerged", "Journaled batches that a mistake kept out", lambda: buffer.stats().unmerged)
     metrics.watch("journal_bytes", "Bytes of the journal's segments", lambda: journal.stats().bytes)

@@ -8,7 +8,7 @@ journal segments that its records came from until it is stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 from typing import Any, Generic, TypeVar
@@ -140,6 +140,11 @@ class RecordBuffer(Generic[R]):
         """Monotonic time of the oldest unflushed record's arrival, None when there is none."""
         heads = [next(iter(place.values())) for place in (self._in_flight, self._waiting) if place]
         return min((entry.arrived_s for entry in heads), default=None)
+
+    @property
+    def oldest_aside_s(self) -> float | None:
+        """Monotonic time of the arrival of the oldest record set aside, None when there is none. Looks at all of them."""
+        return min((aside.entry.arrived_s for aside in self.aside()), default=None)
 
     def has_up_to(self, ticket: int) -> bool:
         """Whether anything that arrived up to `ticket` is still unflushed."""
@@ -296,8 +301,17 @@ class RecordBuffer(Generic[R]):
         parent: str = getattr(record, self.collection.parent.field)
         return parent
 
+    def _says_the_same(self, one: R, other: R) -> bool:
+        merge = self.collection.merge
+        return not self._differs_in_fixed(one, other) and merge(one, other) is one and merge(other, one) is other
+
     def _refuse(self, key: str, aside: Aside[R]) -> None:
-        self._refused.setdefault(key, []).append(aside)
+        places = self._refused.setdefault(key, [])
+        for place, present in enumerate(places):
+            if self._says_the_same(present.entry.record, aside.entry.record):  # it was sent again
+                places[place] = replace(present, entry=self._joined(present.entry, aside.entry))
+                return
+        places.append(aside)
         self._refused_count += 1
         self.aside_bytes += aside.entry.size
         self._on_refused(self.collection.name, aside)

@@ -24,6 +24,7 @@ from persistence_service.buffer.replay import JournalReplay
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.timing import EventClock, Timing
 from persistence_service.errors import (
+    JournalFull,
     PayloadTooLarge,
     PersistenceError,
     ShuttingDown,
@@ -86,7 +87,6 @@ class BufferStats:
     merged: int
     unreadable: int
     unmerged: int
-    oldest_age_s: float
     last_flush_time: datetime | None
     replaying: bool
 
@@ -183,6 +183,13 @@ class BufferManager:
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"the batch is longer than {MAX_PAYLOAD_BYTES} bytes as it is kept; split it")
         self._room.reserve(len(records), len(payload), intake.buffer)
+
+        def refused(error: Unavailable) -> None:
+            """A full journal has room again when records are stored, so that is begun now."""
+            if isinstance(error, JournalFull):
+                self._flusher.make_room()
+                error.retry_after_s = self._room.seconds_to_free(len(records))
+
         try:
             written = self._journal.append(
                 intake.kind,
@@ -192,14 +199,18 @@ class BufferManager:
                 high_water_us=acceptance.stamp_us + len(records) - 1,
                 durable=durability is not Durability.MEMORY,
             )
-        except BaseException:
+        except BaseException as exc:
             self._room.give_back(len(records), len(payload))
+            if isinstance(exc, Unavailable):
+                refused(exc)
             raise
         merged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def merge(done: asyncio.Future[Position]) -> None:
             self._room.give_back(len(records), len(payload))
             ticket, error = 0, done.exception()
+            if isinstance(error, Unavailable):
+                refused(error)
             if error is None:
                 watched = durability is Durability.STORAGE
                 try:
@@ -294,10 +305,17 @@ class BufferManager:
         """Why the last write to the backend failed, or why there will be none; None when it succeeded."""
         return self._ended or self._flusher.failure
 
+    def oldest_unstored_age_s(self) -> float:
+        """Seconds since the oldest record that is not in the backend arrived in this process, 0 when there is none."""
+        places = (self._sessions.buffer, self._tasks.buffer)
+        arrivals = [
+            at for buffer in places for at in (buffer.oldest_arrival_s, buffer.oldest_aside_s) if at is not None
+        ]
+        return self._timing.monotonic() - min(arrivals) if arrivals else 0.0
+
     def stats(self) -> BufferStats:
         """The figures of this moment."""
         sessions, tasks = self._sessions.buffer, self._tasks.buffer
-        arrivals = [t for t in (sessions.oldest_arrival_s, tasks.oldest_arrival_s) if t is not None]
         flushed = self._flusher.last_flush_us
         return BufferStats(
             sessions_count=sessions.total,
@@ -309,7 +327,6 @@ class BufferManager:
             merged=sessions.merged + tasks.merged,
             unreadable=self._replay.unreadable,
             unmerged=self._unmerged,
-            oldest_age_s=self._timing.monotonic() - min(arrivals) if arrivals else 0.0,
             last_flush_time=None if flushed is None else from_micros(flushed),
             replaying=self.replaying,
         )

@@ -65,7 +65,7 @@ class Room:
             self._flusher.make_room()
             raise BufferFull(
                 "the buffer is full until the database catches up; send the batch again",
-                retry_after_s=self._seconds_to_free(over),
+                retry_after_s=self.seconds_to_free(over),
             )
         if self._is_crowded_by_aside(records, size, share=_ALL if buffer.collection.parent is None else _WITH_PARENT):
             raise BufferFull(
@@ -115,7 +115,8 @@ class Room:
         )
         return is_over and any(buffer.aside_count for buffer in self._buffers)
 
-    def _seconds_to_free(self, records: int) -> float:
+    def seconds_to_free(self, records: int) -> float:
+        """How long the backend needs for so many records, by the rate of the last flush."""
         rate = self._flusher.rows_per_s
         if self._flusher.failure is not None or not rate:
             return _UNKNOWN_WAIT_S

@@ -63,7 +63,7 @@ class HealthService:
             last_flush_time=stats.last_flush_time,
             waiting_for_session=stats.waiting_for_session,
             set_aside=stats.refused,
-            oldest_unstored_age_s=round(stats.oldest_age_s, 3),
+            oldest_unstored_age_s=round(self._buffer.oldest_unstored_age_s(), 3),
             replaying=stats.replaying,
         )
 

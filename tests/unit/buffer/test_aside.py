@@ -403,3 +403,27 @@ async def test_fifty_thousand_orphans_cost_a_flush_little(tmp_path: Path, monkey
         report = await rig.buffer.flush()
         assert (report.tasks_written, report.waiting) == (count, 0)
         assert time.process_time() - began < 1.5, "seconds: far more than it takes, far less than a quadratic way would"
+
+
+async def test_a_refused_record_that_is_sent_again_is_set_aside_once(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_sessions([session_request("A"), session_request("B")])
+        await rig.buffer.accept_tasks([task_request("T", "A")])
+        await rig.buffer.flush()
+        conflicting = task_request("T", "B", event_time="2026-01-01T00:00:00Z")
+        for _ in range(5):
+            await rig.buffer.accept_tasks([conflicting])
+            await rig.buffer.flush()
+        assert rig.buffer.stats().refused == 1
+        assert rig.journal.stats().unstored_items == 5
+        await rig.buffer.accept_tasks([task_request("T", "B", event_time="2026-01-02T00:00:00Z")])
+        await rig.buffer.flush()
+        assert rig.buffer.stats().refused == 2
+
+
+async def test_the_age_of_the_oldest_unstored_record_counts_what_is_set_aside(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_tasks([task_request("T", "unknown")])
+        await rig.buffer.flush()
+        await rig.pass_time(7)
+        assert rig.buffer.oldest_unstored_age_s() == pytest.approx(7)

@@ -31,11 +31,11 @@ async def test_the_oldest_record_reaching_the_interval_starts_a_flush(tmp_path: 
         await rig.buffer.accept_sessions([session_request("S2")])
         await rig.pass_time(9.9)
         assert rig.backend.transactions == 0
-        assert rig.buffer.stats().oldest_age_s == pytest.approx(29.9)
+        assert rig.buffer.oldest_unstored_age_s() == pytest.approx(29.9)
         await rig.pass_time(0.2)
         assert await rig.stored() == (["S", "S2"], [])
         assert rig.metrics.flushes == {"age": 1}
-        assert rig.buffer.stats().oldest_age_s == 0
+        assert rig.buffer.oldest_unstored_age_s() == 0
 
 
 async def test_a_request_starts_a_flush_and_is_told_what_was_written(tmp_path: Path) -> None:

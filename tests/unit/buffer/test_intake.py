@@ -231,17 +231,17 @@ async def test_a_batch_that_is_not_journaled_is_not_merged_and_gives_its_room_ba
         await rig.buffer.accept_sessions([session_request()])
 
 
-async def test_a_full_journal_refuses_at_once_and_gives_the_room_back(tmp_path: Path) -> None:
+async def test_a_full_journal_refuses_at_once_gives_the_room_back_and_is_emptied_without_being_asked(tmp_path: Path) -> None:
     async with open_rig(tmp_path, max_bytes=64 * KIB, segment_bytes=32 * KIB) as rig:
 
         async def fill() -> None:
             for number in range(100):
                 await rig.buffer.accept_sessions([session_request(f"S{number}", metadata={"text": "x" * KIB})])
 
-        with pytest.raises(JournalFull):
+        with pytest.raises(JournalFull) as caught:
             await fill()
+        assert caught.value.retry_after_s is not None
         assert rig.buffer._room._reserved_records == 0
-        await rig.buffer.flush()
         await until(lambda: rig.journal.stats().bytes < 16 * KIB)
         await rig.buffer.accept_sessions([session_request()])
 
