@@ -186,7 +186,10 @@ class SqliteSettings(Section):
         description="The database file. Relative to the working directory.",
     )
     readers: kinds.Count = Field(
-        default=4, ge=1, le=32, description="Connections that read; there is one more that reads by key and one that writes."
+        default=4,
+        ge=1,
+        le=32,
+        description="Connections that read; there is one more that reads by key and one that writes.",
     )
     busy_timeout: kinds.Seconds = Field(
         default=5.0,

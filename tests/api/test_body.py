@@ -54,7 +54,9 @@ async def test_what_is_not_json_is_malformed(api: Api, body: bytes) -> None:
 @pytest.mark.parametrize("headers", [{}, JSON, {"content-type": "text/plain"}])
 async def test_no_body_is_malformed_whatever_type_it_claims(api: Api, headers: dict[str, str]) -> None:
     assert_error(await api.client.post(URL, headers=headers), 400, "MALFORMED_BODY")
-    empty = await api.client.post(URL, content=gzip.compress(b"", mtime=0), headers={**JSON, "content-encoding": "gzip"})
+    empty = await api.client.post(
+        URL, content=gzip.compress(b"", mtime=0), headers={**JSON, "content-encoding": "gzip"}
+    )
     assert_error(empty, 400, "MALFORMED_BODY")
 
 
@@ -98,7 +100,9 @@ async def test_what_is_not_whole_gzip_is_malformed(api: Api, body: bytes) -> Non
 
 @pytest.mark.parametrize("name", ["br", "deflate", "gzip, gzip", "gzip;q=1", "nonsense"])
 async def test_an_unknown_encoding_is_refused(api: Api, name: str) -> None:
-    response = await api.client.post(URL, content=gzip.compress(BATCH, mtime=0), headers={**JSON, "content-encoding": name})
+    response = await api.client.post(
+        URL, content=gzip.compress(BATCH, mtime=0), headers={**JSON, "content-encoding": name}
+    )
     assert_error(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
@@ -116,7 +120,9 @@ async def test_the_bound_on_bytes_holds_to_the_byte_before_and_after_decompressi
     assert (await api.client.post(URL, content=gzip.compress(largest, mtime=0), headers=packed)).status_code == 200
     larger = BATCH.ljust(2049)
     assert_error(await api.client.post(URL, content=larger, headers=JSON), 413, "PAYLOAD_TOO_LARGE")
-    assert_error(await api.client.post(URL, content=gzip.compress(larger, mtime=0), headers=packed), 413, "PAYLOAD_TOO_LARGE")
+    assert_error(
+        await api.client.post(URL, content=gzip.compress(larger, mtime=0), headers=packed), 413, "PAYLOAD_TOO_LARGE"
+    )
     in_two = gzip.compress(larger[:1500], mtime=0) + gzip.compress(larger[1500:], mtime=0)
     assert_error(await api.client.post(URL, content=in_two, headers=packed), 413, "PAYLOAD_TOO_LARGE")
     bomb = gzip.compress(b" " * 1_000_000, mtime=0)
