@@ -18,6 +18,7 @@ from persistence_service.storage.collections import ALL_COLLECTIONS, Collection
 from persistence_service.storage.query import Condition, Group, Measurement, Query
 from persistence_service.storage.sql.tables import Schema
 from persistence_service.storage.sqlite.connection import ConnectionSettings, SqliteConnection
+from persistence_service.storage.sqlite.file import DatabaseFile
 from persistence_service.storage.sqlite.operations import Operations
 from persistence_service.storage.sqlite.threads import ConnectionThreads
 
@@ -90,11 +91,12 @@ class SqliteBackend(_Operating, StorageBackend):
         self._path = Path(path)
         self._query_timeout_s = query_timeout_s
         self._operations = Operations(Schema(collections))
-        settings = ConnectionSettings(self._path, busy_timeout_s, _WRITER_CACHE_KIB, read_only=False)
-        reading = ConnectionSettings(self._path, busy_timeout_s, _READER_CACHE_KIB, read_only=True)
-        self._writer = ConnectionThreads("sqlite-writer", partial(SqliteConnection, settings), 1)
-        self._readers = ConnectionThreads("sqlite-reader", partial(SqliteConnection, reading), readers)
-        self._key_reader = ConnectionThreads("sqlite-key-reader", partial(SqliteConnection, reading), 1)
+        file = DatabaseFile(self._path)
+        settings = ConnectionSettings(file, busy_timeout_s, _WRITER_CACHE_KIB, read_only=False)
+        reading = ConnectionSettings(file, busy_timeout_s, _READER_CACHE_KIB, read_only=True)
+        self._writer = ConnectionThreads("sqlite-writer", partial(SqliteConnection, settings), 1, file)
+        self._readers = ConnectionThreads("sqlite-reader", partial(SqliteConnection, reading), readers, file)
+        self._key_reader = ConnectionThreads("sqlite-key-reader", partial(SqliteConnection, reading), 1, file)
         self._writing = asyncio.Lock()
         self._problem = ""
         self._checking: asyncio.Task[None] | None = None

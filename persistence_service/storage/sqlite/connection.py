@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Executable, Row, create_engine
@@ -14,6 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from persistence_service.errors import StorageSetupError, StorageUnavailable
 from persistence_service.storage.sql.migrate import schema_problem, upgrade
+from persistence_service.storage.sqlite.file import DatabaseFile
 
 _JOURNAL_BYTES = 64 * 1024 * 1024
 
@@ -22,30 +22,43 @@ _JOURNAL_BYTES = 64 * 1024 * 1024
 class ConnectionSettings:
     """Where the database is and how it is used."""
 
-    path: Path
+    file: DatabaseFile
     busy_timeout_s: float
     cache_kib: int
     read_only: bool
 
 
 class SqliteConnection:
-    """A connection in autocommit mode, with the driver's (`driver`) for transactions and bulk writes."""
+    """A connection in autocommit mode, with the driver's (`driver`) for transactions and bulk writes.
+
+    One thread uses it at a time; another may close it meanwhile, if the first is not at work.
+
+    Raises:
+        StorageUnavailable, StorageSetupError, sqlite3.Error: the file can't be opened, or should not be.
+    """
 
     def __init__(self, settings: ConnectionSettings) -> None:
-        self.driver = sqlite3.connect(
-            settings.path,
-            timeout=settings.busy_timeout_s,
-            isolation_level=None,  # transactions begin and end where we say
-        )
-        try:
+        self._file = settings.file
+        self._closed = False
+        self.generation = self._file.admit(settings.busy_timeout_s)
+        with ExitStack() as undo:
+            undo.callback(self._file.closed)
+            undo.callback(self._file.retire, self.generation)
+            self.driver = sqlite3.connect(
+                self._file.uri(),
+                uri=True,
+                timeout=settings.busy_timeout_s,
+                isolation_level=None,  # transactions begin and end where we say
+                check_same_thread=False,
+            )
+            undo.callback(self.driver.close)
             _configure(self.driver, settings)
+            self._opened = self._file.confirm(self.generation)
             engine = create_engine(
                 "sqlite+pysqlite://", creator=lambda: self.driver, poolclass=NullPool, pool_reset_on_return=None
             )
             self._connection: Connection = engine.connect()
-        except BaseException:
-            self.driver.close()
-            raise
+            undo.pop_all()
 
     def rows(self, statement: Executable) -> list[Row[Any]]:
         """All rows that `statement` gives."""
@@ -60,7 +73,12 @@ class SqliteConnection:
         self.driver.interrupt()
 
     def begin(self) -> None:
-        """Start a transaction as the only writer; waits for another process's up to the busy timeout."""
+        """Start a transaction as the only writer; waits for another process's up to the busy timeout.
+
+        Raises:
+            StorageUnavailable: the file was moved or replaced.
+        """
+        self._check_file()
         self.driver.execute("BEGIN IMMEDIATE")
 
     def check_in_transaction(self) -> None:
@@ -76,10 +94,11 @@ class SqliteConnection:
         """Make the transaction durable.
 
         Raises:
-            StorageUnavailable: the transaction is gone.
+            StorageUnavailable: the transaction is gone; or it is in a file that was moved or replaced meanwhile.
         """
         self.check_in_transaction()
         self.driver.execute("COMMIT")
+        self._check_file()
 
     def roll_back(self) -> None:
         """Undo the transaction, if there is one."""
@@ -113,20 +132,37 @@ class SqliteConnection:
             self.roll_back()
 
     def close(self) -> None:
-        """Let go of the file; an open transaction is rolled back."""
-        with suppress(sqlite3.Error, DBAPIError):
-            self._connection.close()
-        self.driver.close()
+        """Let go of the file; an open transaction is rolled back. Closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._file.retire(self.generation)
+        try:
+            with suppress(sqlite3.Error, DBAPIError):
+                self._connection.close()
+            self.driver.close()
+        finally:
+            self._file.closed()
+
+    def _check_file(self) -> None:
+        try:
+            self._file.check(self._opened)
+        except StorageUnavailable:
+            if self._file.identity().database != self._opened.database:
+                with suppress(sqlite3.Error):  # wherever the file is now, it shall be whole without its log
+                    self.driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            raise
 
 
 def _configure(driver: sqlite3.Connection, settings: ConnectionSettings) -> None:
     (mode,) = driver.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         raise StorageSetupError(
-            f"{settings.path} can't have a write-ahead log, journal mode is {mode}; use a local disk"
+            f"{settings.file.path} can't have a write-ahead log, journal mode is {mode}; use a local disk"
         )
     driver.execute("PRAGMA synchronous=FULL")
     driver.execute("PRAGMA foreign_keys=ON")
     driver.execute(f"PRAGMA cache_size=-{settings.cache_kib}")
     driver.execute(f"PRAGMA journal_size_limit={_JOURNAL_BYTES}")
     driver.execute(f"PRAGMA query_only={'ON' if settings.read_only else 'OFF'}")
+    driver.execute("PRAGMA schema_version")  # opens the log and the shared index, which the first access would else do

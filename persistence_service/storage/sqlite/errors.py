@@ -57,6 +57,20 @@ def translated(error: Exception) -> PersistenceError | None:
             return None
 
 
+def concerns_all(error: PersistenceError, *, connected: bool) -> bool:
+    """Whether every connection of the process has to be closed before one can work again.
+
+    They share the index of the log: opened on a file system that was read-only, it stays read-only while any of them is open.
+    An open that fails for want of a file descriptor says nothing about those that are open.
+    """
+    if not isinstance(error, StorageUnavailable) or error.number is None:
+        return False
+    primary = error.number & _PRIMARY
+    return primary in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR} or (
+        primary == sqlite3.SQLITE_CANTOPEN and connected
+    )
+
+
 def is_generic(error: PersistenceError) -> bool:
     """Whether SQLite gave only its generic number, which it does for a missing table too."""
     return isinstance(error, UnclassifiedStorageError) and error.number == sqlite3.SQLITE_ERROR

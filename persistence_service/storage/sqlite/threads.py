@@ -22,7 +22,8 @@ from persistence_service.errors import (
     StorageUnavailable,
 )
 from persistence_service.storage.sqlite.connection import SqliteConnection
-from persistence_service.storage.sqlite.errors import is_generic, translated
+from persistence_service.storage.sqlite.errors import concerns_all, is_generic, translated
+from persistence_service.storage.sqlite.file import DatabaseFile
 
 T = TypeVar("T")
 
@@ -78,9 +79,9 @@ class _Job(Generic[T]):
 class ConnectionThreads:
     """`count` threads, each with a connection of its own, that share one queue of jobs in the order of their arrival."""
 
-    def __init__(self, name: str, connect: Connect, count: int) -> None:
+    def __init__(self, name: str, connect: Connect, count: int, file: DatabaseFile) -> None:
         self._queue: SimpleQueue[_Job[Any] | None] = SimpleQueue()
-        self._threads = [_ConnectionThread(f"{name}-{number}", self._queue, connect) for number in range(count)]
+        self._threads = [_ConnectionThread(f"{name}-{number}", self._queue, connect, file) for number in range(count)]
         self._limited: set[_Job[Any]] = set()
         self._started = False
         self._stopped = False
@@ -154,12 +155,18 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 
 class _ConnectionThread(threading.Thread):
-    """Takes jobs until it gets None. A connection that may be broken is replaced before the next job."""
+    """Takes jobs until it gets None. A connection that may be broken is replaced before the next job.
 
-    def __init__(self, name: str, queue: SimpleQueue[_Job[Any] | None], connect: Connect) -> None:
+    One that belongs to an old generation is closed at once by whoever renewed it, or here when its job has ended.
+    """
+
+    def __init__(self, name: str, queue: SimpleQueue[_Job[Any] | None], connect: Connect, file: DatabaseFile) -> None:
         super().__init__(name=name, daemon=True)
         self._queue = queue
         self._connect = connect
+        self._file = file
+        self._at_work = threading.Lock()
+        file.on_renewal(self._close_idle)
         self._connection: SqliteConnection | None = None
         self._job: _Job[Any] | None = None
         self._job_lock = threading.Lock()
@@ -168,10 +175,11 @@ class _ConnectionThread(threading.Thread):
         """The thread's life."""
         while (job := self._queue.get()) is not None:
             if job.essential or not job.future.done():
-                self._do(job)
+                self._serve(job)
             else:
                 job.ended = True
-        self._disconnect()
+        with self._at_work:
+            self._disconnect()
 
     def interrupt(self, job: _Job[Any]) -> None:
         """End the statement that runs for `job`, never one of the next job's."""
@@ -179,9 +187,16 @@ class _ConnectionThread(threading.Thread):
             if self._job is job and self._connection is not None:
                 self._connection.interrupt()
 
-    def _do(self, job: _Job[Any]) -> None:
-        result: Any = None
+    def _serve(self, job: _Job[Any]) -> None:
+        with self._at_work:
+            result, error = self._do(job)
+        self._close_idle()  # it may have become old when the work was just done
+        job.settle(result, error)
+
+    def _do(self, job: _Job[T]) -> tuple[T | None, Exception | None]:
+        result: T | None = None
         error: Exception | None = None
+        generation = self._file.generation
         try:
             if self._connection is None:
                 self._connection = self._connect()
@@ -193,9 +208,15 @@ class _ConnectionThread(threading.Thread):
         job.ended = True
         if error is not None:
             error = self._translated(error)
-            if self._may_be_broken(error, job):
+            connected = self._connection is not None
+            if isinstance(error, PersistenceError) and concerns_all(error, connected=connected):
+                if self._connection is not None:
+                    generation = self._connection.generation
                 self._disconnect()
-        job.settle(result, error)
+                self._file.renew(generation)
+            elif self._may_be_broken(error, job):
+                self._disconnect()
+        return result, error
 
     def _take(self, job: _Job[Any] | None) -> None:
         with self._job_lock:
@@ -227,6 +248,15 @@ class _ConnectionThread(threading.Thread):
             return False
         # Within a transaction it is kept for the roll-back, which is essential.
         return isinstance(error, PersistenceError) and (job.essential or not self._connection.driver.in_transaction)
+
+    def _close_idle(self) -> None:
+        """Close a connection of an old generation, if no job has it."""
+        if self._at_work.acquire(blocking=False):
+            try:
+                if self._connection is not None and self._connection.generation != self._file.generation:
+                    self._disconnect()
+            finally:
+                self._at_work.release()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
