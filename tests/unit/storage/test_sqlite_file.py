@@ -264,3 +264,17 @@ async def test_a_transaction_whose_connection_was_closed_stores_nothing_more(bac
                 await backend._readers.run(work)
             await transaction.write(SESSIONS, [session_record("two")])
     assert await backend.count(SESSIONS) == 1
+
+
+async def test_a_connection_that_cannot_be_opened_leaves_those_that_are_open(backend: SqliteBackend) -> None:
+    before = await connect_all(backend)
+    (thread,) = backend._key_reader._threads
+    thread._disconnect()
+
+    def out_of_descriptors() -> SqliteConnection:
+        raise failing(sqlite3.SQLITE_CANTOPEN)
+
+    thread._connect = out_of_descriptors
+    with pytest.raises(StorageUnavailable):
+        await backend.read(SESSIONS, ["before"])
+    assert [is_closed(connection) for connection in before] == [False, False, False, True]
