@@ -63,7 +63,7 @@ CREATE INDEX ix_tasks_status ON translation_tasks (session_id, status, updated_a
 
 CREATE INDEX ix_tasks_updated ON translation_tasks (updated_at, task_id);
 
--- The version of the schema, so that `migrate` accepts a database made from this file.
+-- The version of the schema, so that the service accepts a database made from this file.
 CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)

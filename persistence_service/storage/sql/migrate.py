@@ -42,7 +42,7 @@ def schema_problem(connection: Connection) -> str:
     _check_known(current, scripts)
     if set(current) == set(scripts.get_heads()):
         return ""
-    return f"the schema is of version {_names(current)}, {_names(scripts.get_heads())} is needed; run: persistence-service migrate"
+    return f"the schema is of version {_names(current)}, {_names(scripts.get_heads())} is needed; start with storage.migrate_on_start"
 
 
 def newest_version() -> str:

@@ -9,7 +9,7 @@ from persistence_service.storage.sql.migrate import newest_version
 from persistence_service.storage.sql.tables import Schema
 
 _VERSION_STAMP = """\
--- The version of the schema, so that `migrate` accepts a database made from this file.
+-- The version of the schema, so that the service accepts a database made from this file.
 CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
