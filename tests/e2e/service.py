@@ -52,6 +52,8 @@ class ServiceProcess:
     def url(self) -> str:
         """Where the running process listens."""
         assert self._url is not None, "the service was never started"
+        if not self._url.done():
+            raise httpx.ConnectError("it is starting and does not listen yet")
         return self._url.result()
 
     async def start(self) -> None:

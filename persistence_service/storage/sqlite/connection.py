@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from persistence_service.errors import StorageSetupError, StorageUnavailable
 from persistence_service.storage.sql.migrate import schema_problem, upgrade
 from persistence_service.storage.sqlite.file import DatabaseFile
 
+_LOOK_AGAIN_S = 0.01
 _JOURNAL_BYTES = 64 * 1024 * 1024
 
 
@@ -154,8 +156,22 @@ class SqliteConnection:
             raise
 
 
+def _write_ahead_mode(driver: sqlite3.Connection, busy_timeout_s: float) -> str:
+    """The journal mode after asking for WAL. On a new file SQLite itself does not wait for others that ask for the same."""
+    give_up_at = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            mode: str = driver.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return mode
+
+
 def _configure(driver: sqlite3.Connection, settings: ConnectionSettings) -> None:
-    (mode,) = driver.execute("PRAGMA journal_mode=WAL").fetchone()
+    mode = _write_ahead_mode(driver, settings.busy_timeout_s)
     if mode != "wal":
         raise StorageSetupError(
             f"{settings.file.path} can't have a write-ahead log, journal mode is {mode}; use a local disk"

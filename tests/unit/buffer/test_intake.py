@@ -231,7 +231,9 @@ async def test_a_batch_that_is_not_journaled_is_not_merged_and_gives_its_room_ba
         await rig.buffer.accept_sessions([session_request()])
 
 
-async def test_a_full_journal_refuses_at_once_gives_the_room_back_and_is_emptied_without_being_asked(tmp_path: Path) -> None:
+async def test_a_full_journal_refuses_at_once_gives_the_room_back_and_is_emptied_without_being_asked(
+    tmp_path: Path,
+) -> None:
     async with open_rig(tmp_path, max_bytes=64 * KIB, segment_bytes=32 * KIB) as rig:
 
         async def fill() -> None:

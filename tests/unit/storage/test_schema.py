@@ -91,10 +91,10 @@ async def test_an_empty_database_is_opened_and_says_what_to_do(path: Path) -> No
     await backend.open()
     health = await backend.health_check()
     assert not health.healthy
-    assert "persistence-service migrate" in health.detail
-    with pytest.raises(StorageSetupError, match="persistence-service migrate"):
+    assert "migrate_on_start" in health.detail
+    with pytest.raises(StorageSetupError, match="migrate_on_start"):
         await backend.query(TASKS, Query())
-    with pytest.raises(StorageSetupError, match="persistence-service migrate"):
+    with pytest.raises(StorageSetupError, match="migrate_on_start"):
         await backend.write(SESSIONS, [session_record()])
     await backend.migrate()
     assert (await backend.write(SESSIONS, [session_record()])).stored == 1

@@ -134,7 +134,7 @@ async def test_a_database_put_in_the_place_of_a_deleted_one_is_used(
 async def test_an_empty_file_in_the_place_of_the_database_needs_a_person(backend: SqliteBackend, path: Path) -> None:
     delete(path)
     make_empty(path)
-    await refuses(backend, says="persistence-service migrate")
+    await refuses(backend, says="migrate_on_start")
 
 
 async def test_the_log_of_the_former_file_is_not_applied_to_another(backend: SqliteBackend, path: Path) -> None:
