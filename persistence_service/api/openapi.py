@@ -78,7 +78,7 @@ class Call:
 def documented(
     answer: Any,  # noqa: ANN401  # a Struct, a parametrised one, or a media type
     *,
-    body: Any = None,  # noqa: ANN401
+    body: Any = None,  # noqa: ANN401  # likewise
     also: Mapping[int, Any] | None = None,
     errors: Sequence[type[PersistenceError]] = (),
 ) -> Callable[[Endpoint], Endpoint]:
@@ -164,7 +164,7 @@ class _Schemas:
         references, self.components = msgspec.json.schema_components(self._types, ref_template=_REFERENCE)
         self._references = dict(zip(self._types, references, strict=True))
 
-    def content(self, kind: Any, status: int | None = None) -> dict[str, Any]:  # noqa: ANN401
+    def content(self, kind: Any, status: int | None = None) -> dict[str, Any]:  # noqa: ANN401  # as in `documented`
         """The media type and its schema and example, for a type that a call names."""
         if isinstance(kind, str):
             return {kind: {"schema": {"type": "string"}, "example": examples.TEXTS[kind]}}

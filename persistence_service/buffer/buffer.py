@@ -297,7 +297,7 @@ class RecordBuffer(Generic[R]):
     # ------------------------------------------------------------------------------------------------- insides
 
     def _parent_of(self, record: R) -> str:
-        assert self.collection.parent is not None, "only a collection with a parent has orphans"  # noqa: S101
+        assert self.collection.parent is not None, "only a collection with a parent has orphans"  # noqa: S101  # a mistake of ours
         parent: str = getattr(record, self.collection.parent.field)
         return parent
 

@@ -31,7 +31,7 @@ class SessionRequest(Struct, frozen=True, forbid_unknown_fields=True):
     event_time: TimeText | None = None
 
 
-class Session(Struct, frozen=True, gc=False):
+class Session(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One session as it is kept.
 
     `game_info` and `metadata` are JSON texts, each with the event time and the digest that it won with (None as long as

@@ -55,7 +55,7 @@ class TaskRequest(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     event_time: TimeText | None = None
 
 
-class Task(Struct, frozen=True, gc=False):
+class Task(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One task as it is kept: what the worker sent, checked and stamped, and what the service adds."""
 
     task_id: str

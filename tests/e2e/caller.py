@@ -44,7 +44,7 @@ class Caller:
     async def to(cls, service: ServiceProcess) -> AsyncIterator[Self]:
         """A caller of `service`, closed at the end of the block."""
         # Plain HTTP: nothing is verified, and loading the certificates takes longer than all else of a client.
-        async with httpx.AsyncClient(verify=False, trust_env=False, timeout=60) as client:  # noqa: S501
+        async with httpx.AsyncClient(verify=False, trust_env=False, timeout=60) as client:  # noqa: S501  # plain HTTP
             yield cls(service, client)
 
     async def get(self, path: str, **parameters: object) -> Any:  # noqa: ANN401  # JSON

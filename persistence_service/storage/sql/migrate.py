@@ -68,7 +68,7 @@ def _scripts() -> ScriptDirectory:
 
 
 def _upgrades(scripts: ScriptDirectory) -> Any:  # noqa: ANN401  # a function whose type Alembic keeps to itself
-    def steps(current: Any, _: MigrationContext) -> Any:  # noqa: ANN401
+    def steps(current: Any, _: MigrationContext) -> Any:  # noqa: ANN401  # the signature is Alembic's
         return scripts._upgrade_revs("head", current)  # noqa: SLF001  # what Alembic's own `upgrade` command calls
 
     return steps

@@ -31,7 +31,7 @@ class UtcTime(TypeDecorator[datetime]):
         """From the time to its text."""
         return _time_text
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002
+    def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002  # the signature is SQLAlchemy's
         """From the text to the time."""
         return _time
 
@@ -42,11 +42,11 @@ class StatusText(TypeDecorator[Status]):
     impl = Text
     cache_ok = True
 
-    def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002
+    def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002  # the signature is SQLAlchemy's
         """From the status to its word."""
         return _plain_text
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002
+    def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002  # the signature is SQLAlchemy's
         """From the word to the status."""
         return _STATUSES.__getitem__
 
@@ -57,7 +57,7 @@ class FiniteFloat(TypeDecorator[float]):
     impl = REAL
     cache_ok = True
 
-    def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002
+    def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002  # the signature is SQLAlchemy's
         """The number itself."""
         return _finite
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -35,8 +36,9 @@ class _Operating(Reader):
 
     _operations: Operations
 
+    @abstractmethod
     async def _read(self, work: Callable[[SqliteConnection], T]) -> T:
-        raise NotImplementedError
+        """What `work` gives where these reads run."""
 
     async def _read_keys(self, work: Callable[[SqliteConnection], T]) -> T:
         return await self._read(work)

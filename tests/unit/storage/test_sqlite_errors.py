@@ -88,7 +88,7 @@ async def test_after_the_database_rolled_back_by_itself_nothing_more_of_the_tran
 
 
 async def test_a_read_of_a_lost_transaction_is_not_answered(backend: SqliteBackend) -> None:
-    with pytest.raises(StorageUnavailable):  # noqa: PT012
+    with pytest.raises(StorageUnavailable):  # noqa: PT012  # the end of the block is what fails
         async with backend.transaction() as transaction:
             await on_writer(backend, "ROLLBACK")
             await transaction.count(SESSIONS)
