@@ -3,6 +3,38 @@
 -- Times are texts `YYYY-MM-DD HH:MM:SS.ffffff` in UTC. `digest` and `…_digest` are the 16 bytes that break ties of the
 -- merge rule, `game_info_time` and `metadata_time` the event times that these two values won with.
 
+CREATE TABLE dead_letters (
+    letter_id TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    record_key TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    error_number INTEGER,
+    error_column TEXT,
+    event_time TEXT NOT NULL,
+    record_bytes INTEGER NOT NULL,
+    parts INTEGER NOT NULL,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    PRIMARY KEY (letter_id)
+) STRICT;
+
+CREATE INDEX ix_letters_created ON dead_letters (created_at, letter_id);
+
+CREATE INDEX ix_letters_reason ON dead_letters (reason, session_id);
+
+CREATE TABLE deleted_sessions (
+    session_id TEXT NOT NULL,
+    deleted_up_to TEXT NOT NULL,
+    removed_at TEXT,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    PRIMARY KEY (session_id)
+) STRICT;
+
+CREATE INDEX ix_deleted_removed ON deleted_sessions (removed_at, session_id);
+
 CREATE TABLE translation_sessions (
     session_id TEXT NOT NULL,
     filename TEXT NOT NULL,
@@ -27,6 +59,16 @@ CREATE TABLE translation_sessions (
 ) STRICT;
 
 CREATE INDEX ix_sessions_created ON translation_sessions (created_at, session_id);
+
+CREATE TABLE dead_letter_parts (
+    part_id TEXT NOT NULL,
+    letter_id TEXT NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (part_id),
+    FOREIGN KEY(letter_id) REFERENCES dead_letters (letter_id) ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX ix_letter_parts ON dead_letter_parts (letter_id, part_id);
 
 CREATE TABLE translation_tasks (
     task_id TEXT NOT NULL,
@@ -69,4 +111,4 @@ CREATE TABLE alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO alembic_version (version_num) VALUES ('0001');
+INSERT INTO alembic_version (version_num) VALUES ('0002');

@@ -62,7 +62,7 @@ def storage_names() -> StorageNames:
     return StorageNames(
         backends=tuple(_factories(Settings())),
         collections=tuple(collection.name for collection in ALL_COLLECTIONS),
-        together=(SESSIONS.name, TASKS.name),
+        together=tuple(collection.name for collection in ALL_COLLECTIONS),
     )
 
 

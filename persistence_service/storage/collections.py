@@ -8,9 +8,19 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from persistence_service.models.merge import SESSION_RULE, TASK_RULE, MergeRule, merge_sessions, merge_tasks
+from persistence_service.models.dead_letter import DeadLetter, DeadLetterPart
+from persistence_service.models.merge import (
+    SESSION_RULE,
+    TASK_RULE,
+    MergeRule,
+    OrderTerm,
+    Part,
+    merge_sessions,
+    merge_tasks,
+)
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
+from persistence_service.models.tombstone import Tombstone
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -78,4 +88,35 @@ TASKS: Collection[Task] = Collection(
     parent=Parent(SESSIONS, "session_id"),
     fixed=("session_id",),
 )
-ALL_COLLECTIONS: tuple[Collection[Any], ...] = (SESSIONS, TASKS)
+_TOMBSTONE_RULE: MergeRule[Tombstone] = MergeRule(
+    parts=(Part(("deleted_up_to", "removed_at"), (OrderTerm("deleted_up_to"), OrderTerm("removed_at"))),)
+)
+TOMBSTONES: Collection[Tombstone] = Collection(
+    name="deleted_sessions",
+    record=Tombstone,
+    key="session_id",
+    rule=_TOMBSTONE_RULE,
+    merge=_TOMBSTONE_RULE.compile(),
+)
+# Found again, a record's letter says why it was refused the last time.
+_LETTER_RULE: MergeRule[DeadLetter] = MergeRule(
+    parts=(Part(("reason", "detail", "error_number", "error_column"), (OrderTerm("updated_at"),)),)
+)
+DEAD_LETTERS: Collection[DeadLetter] = Collection(
+    name="dead_letters",
+    record=DeadLetter,
+    key="letter_id",
+    rule=_LETTER_RULE,
+    merge=_LETTER_RULE.compile(),
+)
+_LETTER_PART_RULE: MergeRule[DeadLetterPart] = MergeRule(parts=())
+DEAD_LETTER_PARTS: Collection[DeadLetterPart] = Collection(
+    name="dead_letter_parts",
+    record=DeadLetterPart,
+    key="part_id",
+    rule=_LETTER_PART_RULE,
+    merge=_LETTER_PART_RULE.compile(),
+    parent=Parent(DEAD_LETTERS, "letter_id"),
+)
+ALL_COLLECTIONS: tuple[Collection[Any], ...] = (SESSIONS, TASKS, TOMBSTONES, DEAD_LETTERS, DEAD_LETTER_PARTS)
+"""All that a backend is asked to hold; these are in one backend, since they change together."""

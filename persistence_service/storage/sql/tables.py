@@ -27,6 +27,18 @@ INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         # The default order of the list. Its other orders sort the table, which is small.
         "ix_sessions_created": ("created_at", "session_id"),
     },
+    "deleted_sessions": {
+        # Deletions that were interrupted.
+        "ix_deleted_removed": ("removed_at", "session_id"),
+    },
+    "dead_letters": {
+        "ix_letters_created": ("created_at", "letter_id"),
+        # Orphans' letters, when their session comes.
+        "ix_letters_reason": ("reason", "session_id"),
+    },
+    "dead_letter_parts": {
+        "ix_letter_parts": ("letter_id", "part_id"),
+    },
 }
 """Collection → index → columns. Every index costs each write, and none is a prefix of another."""
 

@@ -1,0 +1,93 @@
+"""Dead letters as they are written and read: a record's JSON, compressed, in pieces that any database takes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from persistence_service.models.dead_letter import DeadLetter, DeadLetterPart, DeadLetterReason
+from persistence_service.models.digest import digest_of
+from persistence_service.models.session import Session
+from persistence_service.models.task import Task
+from persistence_service.storage.backend import Transaction
+from persistence_service.storage.collections import DEAD_LETTER_PARTS, DEAD_LETTERS, SESSIONS, TASKS, Collection
+from persistence_service.storage.query import Equals, Query, Sort
+
+PART_BYTES = 256 * 1024
+_TYPES: dict[str, type[Session | Task]] = {SESSIONS.name: Session, TASKS.name: Task}
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter with its record's pieces."""
+
+    letter: DeadLetter
+    parts: Sequence[DeadLetterPart]
+
+    @property
+    def record(self) -> Session | Task:
+        """The record as it was accepted, with its stamps."""
+        packed = b"".join(part.data for part in sorted(self.parts, key=lambda part: part.part_id))
+        return msgspec.json.decode(zlib.decompress(packed), type=_TYPES[self.letter.collection])
+
+
+def new_letter(
+    collection: Collection[Any],
+    record: Session | Task,
+    *,
+    reason: DeadLetterReason,
+    detail: str,
+    now: datetime,
+    number: int | None = None,
+    column: str | None = None,
+) -> Letter:
+    """The dead letter of `record`, found not to be storable at `now`."""
+    content = msgspec.json.encode(record)
+    packed = zlib.compress(content)
+    pieces = [packed[start : start + PART_BYTES] for start in range(0, len(packed), PART_BYTES)]
+    letter_id = letter_id_of(collection, record)
+    letter = DeadLetter(
+        letter_id=letter_id,
+        collection=collection.name,
+        record_key=collection.key_of(record),
+        session_id=record.session_id,
+        reason=reason.value,
+        detail=detail,
+        error_number=number,
+        error_column=column,
+        event_time=record.event_time,
+        record_bytes=len(content),
+        parts=len(pieces),
+        created_at=now,
+        updated_at=now,
+    )
+    return Letter(letter, [DeadLetterPart(f"{letter_id}-{n:06}", letter_id, piece) for n, piece in enumerate(pieces)])
+
+
+def letter_id_of(collection: Collection[Any], record: Session | Task) -> str:
+    """32 hexadecimal digits that identify a record by its contents, its service times aside."""
+    values = [getattr(record, field) for field in collection.fields if field not in ("created_at", "updated_at")]
+    return digest_of([collection.name, *values]).hex()
+
+
+async def write_letters(transaction: Transaction, letters: Iterable[Letter]) -> None:
+    """Keep `letters` in the backend; one that is there already takes the new reason.
+
+    Raises:
+        DataRejected: the backend can't hold one of them either.
+    """
+    letters = list(letters)
+    await transaction.write(DEAD_LETTERS, [letter.letter for letter in letters])
+    await transaction.write(DEAD_LETTER_PARTS, [part for letter in letters for part in letter.parts])
+
+
+async def read_letter(transaction: Transaction, letter_id: str) -> Letter | None:
+    """The letter with its record, None if there is none of this id."""
+    found = await transaction.read(DEAD_LETTERS, [letter_id])
+    if not found:
+        return None
+    query = Query(where=(Equals("letter_id", letter_id),), order=(Sort("part_id"),), limit=found[0].parts)
+    return Letter(found[0], await transaction.query(DEAD_LETTER_PARTS, query))
