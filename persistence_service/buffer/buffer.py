@@ -259,6 +259,15 @@ class RecordBuffer(Generic[R]):
         records = [entry.record for entry in self._entries(key)]
         return reduce(self._merged, records) if records else None
 
+    def records(self) -> Iterator[R]:
+        """Every record in memory, several of one key perhaps: what was refused too."""
+        for place in (self._in_flight, self._waiting, *self._orphans.values()):
+            for entry in place.values():
+                yield entry.record
+        for refused in self._refused.values():
+            for aside in refused:
+                yield aside.entry.record
+
     def aside(self) -> Iterator[Aside[R]]:
         """Every record that waits outside of the flush, orphans first."""
         for orphans in self._orphans.values():

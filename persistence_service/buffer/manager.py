@@ -7,7 +7,7 @@ Persist first, batch after; only this order. What was journaled is merged even i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -280,13 +280,34 @@ class BufferManager:
             f"the task {task!r} has ended by {type(error).__name__}; restart the service"
         )
 
-    def session(self, session_id: str) -> Session | None:
-        """What is buffered of this session, None when nothing is."""
+    async def session(self, session_id: str) -> Session | None:
+        """What is buffered of this session, None when nothing is; what a deletion has overtaken is left out."""
         return self._sessions.buffer.view(session_id)
 
-    def task(self, task_id: str) -> Task | None:
-        """What is buffered of this task, None when nothing is."""
+    async def task(self, task_id: str) -> Task | None:
+        """What is buffered of this task, None when nothing is; what a deletion has overtaken is left out."""
         return self._tasks.buffer.view(task_id)
+
+    async def newest_of(self, session_id: str, after: datetime) -> datetime | None:
+        """The newest event time later than `after` among the buffered records of a session, None when there is none."""
+        buffers: tuple[RecordBuffer[Any], ...] = (self._sessions.buffer, self._tasks.buffer)
+        times = (r.event_time for buffer in buffers for r in buffer.records() if r.session_id == session_id)
+        return max((time for time in times if time > after), default=None)
+
+    def sessions_waiting(self) -> Callable[[str], bool]:
+        """A predicate of this moment: whether any record of a session is buffered, or may be."""
+        buffers: tuple[RecordBuffer[Any], ...] = (self._sessions.buffer, self._tasks.buffer)
+        buffered = {record.session_id for buffer in buffers for record in buffer.records()}
+        return buffered.__contains__
+
+    def note_deleted(self, session_id: str, up_to: datetime) -> None:
+        """The session's tombstone is written: from now on reads leave its buffered records up to that time out."""
+
+    def next_stamp(self) -> datetime:
+        """A time stamp of the service's own: later than every one it gave before."""
+        stamp_us = self._clock.reserve(1)
+        self._journal.raise_high_water(stamp_us)
+        return from_micros(stamp_us)
 
     def aside(self) -> Iterator[tuple[str, str, Aside[Any]]]:
         """Every record that waits outside of the flush: its collection's name, its key, and why."""

@@ -177,6 +177,10 @@ class Journal:
         """The newest time stamp that any record, present or past, was accepted at or used. Survives restarts exactly."""
         return self._high_water_us
 
+    def raise_high_water(self, stamp_us: int) -> None:
+        """`stamp_us` was used outside of the journal; the next record that is appended tells later runs."""
+        self._high_water_us = max(self._high_water_us, stamp_us)
+
     def append(
         self,
         kind: int,
@@ -208,7 +212,8 @@ class Journal:
         if self._closing:
             raise JournalUnavailable("the journal is closed")
         future = Acknowledgement(loop=self._loop)
-        request = AppendRequest(kind, payload, items, accepted_at_us, high_water_us, durable, future)
+        mark = max(self._high_water_us, high_water_us, accepted_at_us)
+        request = AppendRequest(kind, payload, items, accepted_at_us, mark, durable, future)
         size = request.size
         if self._pending_bytes and self._pending_bytes + size > MAX_PENDING_BYTES:
             raise JournalUnavailable("too much waits to be written to the journal; its disk does not keep up")
@@ -216,7 +221,7 @@ class Journal:
             self._ask_for_rotation()
             raise JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored")
         self._pending_bytes += size
-        self._high_water_us = max(self._high_water_us, high_water_us, accepted_at_us)
+        self._high_water_us = mark
         self._writer.submit(request)
         return future
 

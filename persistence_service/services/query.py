@@ -119,7 +119,7 @@ class QueryService:
             SessionNotFound: no such session, neither stored nor buffered.
         """
         was_replaying = self._buffer.replaying
-        if await self._one(SESSIONS, session_id, self._buffer.session(session_id)) is None:
+        if await self._one(SESSIONS, session_id, await self._buffer.session(session_id)) is None:
             if not was_replaying:
                 raise SessionNotFound(session_id)
             await self.session(session_id)  # raises, unless it has turned up since
@@ -133,7 +133,7 @@ class QueryService:
             Unavailable: that can't be known now.
         """
         self._buffer.require_replayed()  # until then, what is stored may be older than what was acknowledged
-        found = await self._one(SESSIONS, session_id, self._buffer.session(session_id))
+        found = await self._one(SESSIONS, session_id, await self._buffer.session(session_id))
         if found is None:
             raise SessionNotFound(session_id)
         return found
@@ -146,7 +146,7 @@ class QueryService:
             Unavailable: that can't be known now.
         """
         self._buffer.require_replayed()
-        found = await self._one(TASKS, task_id, self._buffer.task(task_id))
+        found = await self._one(TASKS, task_id, await self._buffer.task(task_id))
         if found is None:
             raise TaskNotFound(task_id)
         return found

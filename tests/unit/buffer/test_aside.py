@@ -97,7 +97,7 @@ async def test_a_newer_record_of_a_refused_key_is_written(tmp_path: Path) -> Non
         rig.backend.reject(is_poison)
         await rig.buffer.accept_tasks([task_request(column_name="poison")])
         await rig.buffer.flush()
-        assert rig.buffer.task("T") is None
+        assert await rig.buffer.task("T") is None
         await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED)])
         await rig.buffer.flush()
         assert (await rig.stored())[1] == ["T"]
@@ -156,7 +156,7 @@ async def test_orphans_block_nobody_and_are_stored_by_the_flush_that_stores_thei
         await rig.buffer.accept_tasks([*task_requests(3, "late", "O"), *task_requests(3, "known")])
         assert (await rig.buffer.flush()).waiting == 3
         assert (await rig.stored())[1] == ["T00000", "T00001", "T00002"]
-        seen = rig.buffer.task("O00001")
+        seen = await rig.buffer.task("O00001")
         assert seen is not None
         await rig.buffer.accept_sessions([session_request("late")])
         report = await rig.buffer.flush()

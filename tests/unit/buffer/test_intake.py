@@ -47,7 +47,7 @@ async def test_stamps_go_on_over_a_restart_after_the_wall_clock_jumped_back(tmp_
     timing = ManualTiming()
     async with open_rig(tmp_path / "journal", timing=timing) as rig:
         await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(3)])
-        seen = rig.buffer.session("S2")
+        seen = await rig.buffer.session("S2")
         assert seen is not None
         newest = to_micros(seen.event_time)
         image = await rig.crash()
@@ -56,7 +56,7 @@ async def test_stamps_go_on_over_a_restart_after_the_wall_clock_jumped_back(tmp_
     async with open_rig(image, timing=timing) as rig:
         receipt = await rig.buffer.accept_sessions([session_request("S2", total_tasks=7)])
         assert to_micros(receipt.accepted_at) == newest + 1
-        seen = rig.buffer.session("S2")
+        seen = await rig.buffer.session("S2")
         assert seen is not None
         assert to_micros(seen.event_time) == newest + 1
 
@@ -143,7 +143,7 @@ async def test_a_merged_session_is_charged_what_it_takes_now(tmp_path: Path) -> 
     async with open_rig(tmp_path) as rig:
         await rig.buffer.accept_sessions([session_request(game_info={"text": "x" * KIB})])
         await rig.buffer.accept_sessions([session_request(metadata={"text": "y" * KIB})])
-        record = rig.buffer.session("S")
+        record = await rig.buffer.session("S")
         assert rig.buffer.stats().size_bytes == len(msgspec.json.encode(record)) > 2 * KIB
 
 
