@@ -11,7 +11,8 @@
     │   ├── ValidationFailed        lists every bad item and field
     │   ├── Forbidden               refused before it was looked at
     │   ├── SessionNotFound
-    │   └── TaskNotFound
+    │   ├── TaskNotFound
+    │   └── DeadLetterNotFound
     ├── Unavailable                 nothing is lost; the same request will work later
     │   ├── BufferFull              no room in memory until the flush catches up
     │   ├── JournalFull             no room on the journal's volume or within its bound
@@ -31,6 +32,7 @@
     └── JournalError
         ├── JournalLocked           another process owns the directory
         ├── JournalRecordDamaged    a record is not on disk any more as it was written
+        ├── DeadLetterDamaged       a dead letter's file is not as it was written
         └── JournalVersionUnknown   written by a later version of this package
 
 ``code`` is stable and meant for programs; ``retryable`` says whether the same call can succeed later without any change.
@@ -137,6 +139,14 @@ class TaskNotFound(RequestError):
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         super().__init__("no task has this id")
+
+
+class DeadLetterNotFound(RequestError):
+    code = "DEAD_LETTER_NOT_FOUND"
+
+    def __init__(self, letter_id: str) -> None:
+        self.letter_id = letter_id
+        super().__init__("no dead letter has this id; it may have been replayed or discarded meanwhile")
 
 
 # ------------------------------------------------------------------------------------------------ unavailable
@@ -286,6 +296,17 @@ class JournalRecordDamaged(JournalError):
         self.sequence = sequence
         self.segment = segment
         super().__init__(f"record {sequence} is damaged in segment {segment} of the journal")
+
+
+class DeadLetterDamaged(JournalError):
+    """The file of one dead letter can't be read back; `detail` says why. It can only be discarded."""
+
+    code = "DEAD_LETTER_DAMAGED"
+
+    def __init__(self, letter_id: str, detail: str) -> None:
+        self.letter_id = letter_id
+        self.detail = detail
+        super().__init__(f"the file of dead letter {letter_id} can't be read: {detail}")
 
 
 class JournalVersionUnknown(JournalError):

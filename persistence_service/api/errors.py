@@ -35,6 +35,7 @@ STATUS: dict[type[PersistenceError], int] = {
     errors.Forbidden: 403,
     errors.SessionNotFound: 404,
     errors.TaskNotFound: 404,
+    errors.DeadLetterNotFound: 404,
     errors.Unavailable: 503,
     errors.StorageError: 503,
     errors.DataRejected: 500,
@@ -47,6 +48,7 @@ STATUS: dict[type[PersistenceError], int] = {
     errors.JournalError: 500,
     errors.JournalLocked: 500,
     errors.JournalRecordDamaged: 500,
+    errors.DeadLetterDamaged: 500,
     errors.JournalVersionUnknown: 500,
 }
 RETRY_AFTER_S = 5.0
