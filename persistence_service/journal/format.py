@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MAGIC: Final = b"\x89PSJ\r\n\x1a\n"
 VERSION: Final = 1
@@ -243,9 +243,10 @@ def scan(source: Source, keys: SegmentKeys, *, end: int, start: int = BODY_OFFSE
         yield Damage(damaged_from, end - damaged_from, reason)
 
 
-def record_at(source: Source, keys: SegmentKeys, offset: int, length: int) -> Record | Flaw:
-    """The one record of `length` bytes at `offset`, or why there is none."""
-    return _record_at(_Window(source, offset + length, window_bytes=length), keys, offset)
+def records_at(source: Source, keys: SegmentKeys, offsets: Iterable[int], *, end: int) -> Iterator[Record | Flaw]:
+    """The record at each of the ascending `offsets`, or why there is none; what lies between them is read over up to `end`."""
+    window = _Window(source, end)
+    return (_record_at(window, keys, offset) for offset in offsets)
 
 
 def _record_at(window: _Window, keys: SegmentKeys, offset: int) -> Record | Flaw:

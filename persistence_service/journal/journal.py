@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import structlog
 
-from persistence_service.errors import JournalFull, JournalUnavailable
+from persistence_service.errors import JournalError, JournalFull, JournalUnavailable
 from persistence_service.journal.directory import JournalDirectory
 from persistence_service.journal.files import Files
 from persistence_service.journal.format import BODY_OFFSET, MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record
 from persistence_service.journal.lock import DirectoryLock
-from persistence_service.journal.replay import SegmentScan, read_record
+from persistence_service.journal.replay import SegmentScan, read_payloads
 from persistence_service.journal.requests import (
     Acknowledgement,
     AppendRequest,
@@ -33,7 +33,7 @@ from persistence_service.journal.survey import Survey, take_stock
 from persistence_service.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -353,11 +353,29 @@ class Journal:
 
         Raises:
             JournalRecordDamaged: the record was damaged on disk.
-            JournalError: its segment's file cannot be opened; it was released, or somebody removed it.
-            JournalUnavailable: the journal is closed.
+            JournalError: its segment's file is gone; it was released, or somebody removed it.
+            JournalUnavailable: see `read_many`.
         """
-        record = await self._run(functools.partial(read_record, self._directory.files, position))
-        return record.payload
+        (found,) = await self.read_many((position,))
+        if isinstance(found, JournalError):
+            raise found
+        return found
+
+    async def read_many(self, positions: Sequence[Position]) -> list[bytes | JournalError]:
+        """The payloads at the positions, in their order, each verified; their segments must be held.
+
+        A record that is damaged, or whose file is gone, is a JournalRecordDamaged, or a JournalError, in its place. All
+        payloads are in memory at once, so the caller bounds what it asks for; positions near each other are read together.
+
+        Raises:
+            JournalUnavailable: the journal is closed, or a segment's file cannot be opened just now; nothing is lost.
+        """
+        if not positions and not self._closing:
+            return []
+        try:
+            return await self._run(functools.partial(read_payloads, self._directory.files, positions))
+        except OSError as error:
+            raise JournalUnavailable("a segment of the journal cannot be opened for reading") from error
 
     async def _run(self, read: Callable[[], T]) -> T:
         if self._closing:

@@ -11,15 +11,15 @@ import structlog
 from persistence_service.errors import JournalError, JournalRecordDamaged
 from persistence_service.journal.directory import segment_name
 from persistence_service.journal.files import FileSource
-from persistence_service.journal.format import BODY_OFFSET, Damage, Flaw, Record, record_at, scan
+from persistence_service.journal.format import BODY_OFFSET, Damage, Flaw, Record, records_at, scan
 from persistence_service.journal.segment import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator, Sequence
 
     from persistence_service.journal.directory import JournalDirectory
     from persistence_service.journal.files import Files
-    from persistence_service.journal.segment import Position, Segment
+    from persistence_service.journal.segment import Home, Position, Segment
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +27,7 @@ BATCH_BYTES: Final = 2 * 1024 * 1024
 BATCH_RECORDS: Final = 512
 _LOGGED_FINDINGS: Final = 20
 _COPY_BYTES: Final = 1024 * 1024
+_GAP_BYTES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -173,22 +174,62 @@ class _Evidence:
         return self._error is None
 
 
-def read_record(files: Files, position: Position) -> Record:
-    """The record at a position, verified, wherever its segment has been moved. Blocking.
+def read_payloads(files: Files, positions: Sequence[Position]) -> list[bytes | JournalError]:
+    """What is at each position, verified, wherever its segment has been moved, or what became of it. Blocking.
 
     Raises:
-        JournalRecordDamaged: it is not there as it was written.
-        JournalError: its file cannot be opened.
+        OSError: a file cannot be opened that is there, or that the journal makes again before it writes the next record.
     """
+    wanted: dict[Segment, list[int]] = {}
+    for index, position in enumerate(positions):
+        wanted.setdefault(position.segment, []).append(index)
+    found: dict[int, bytes | JournalError] = {}
+    for segment, indexes in wanted.items():
+        indexes.sort(key=lambda index: positions[index].offset)
+        found.update(zip(indexes, _read_segment(files, segment, [positions[index] for index in indexes]), strict=True))
+    return [found[index] for index in range(len(positions))]
+
+
+def _read_segment(files: Files, segment: Segment, positions: list[Position]) -> list[bytes | JournalError]:
     while True:
-        home = position.segment.home
+        home = segment.home
+        found: list[bytes | JournalError]
         try:
             with FileSource(files, home.path) as source:
-                found = record_at(source, home.keys, position.offset + home.shift, position.length)
+                found = [payload for run in _runs(positions) for payload in _read_run(source, home, run)]
         except OSError as error:
-            if position.segment.home is not home:  # it was moved meanwhile
+            if segment.home is not home:
                 continue
-            raise JournalError(f"record {position.sequence} is not in the journal any more") from error
-        if isinstance(found, Record) and found.sequence == position.sequence and not found.is_control:
+            if not segment.sealed or not isinstance(
+                error, FileNotFoundError
+            ):  # it will be written again, or opened later
+                raise
+            found = [
+                JournalError(f"record {position.sequence} is not in the journal any more") for position in positions
+            ]
+        if segment.home is home or not any(isinstance(item, JournalError) for item in found):
             return found
-        raise JournalRecordDamaged(position.sequence, home.number)
+
+
+def _runs(positions: list[Position]) -> Iterator[list[Position]]:
+    """Neighbours among the ascending positions together: reading over a short gap is cheaper than another call."""
+    run: list[Position] = []
+    end = 0
+    for position in positions:
+        if run and position.offset > end + _GAP_BYTES:
+            yield run
+            run = []
+        run.append(position)
+        end = position.offset + position.length
+    if run:
+        yield run
+
+
+def _read_run(source: FileSource, home: Home, run: list[Position]) -> Iterator[bytes | JournalError]:
+    offsets = [position.offset + home.shift for position in run]
+    records = records_at(source, home.keys, offsets, end=offsets[-1] + run[-1].length)
+    for position, found in zip(run, records, strict=True):
+        if isinstance(found, Record) and found.sequence == position.sequence and not found.is_control:
+            yield found.payload
+        else:
+            yield JournalRecordDamaged(position.sequence, home.number)

@@ -20,7 +20,7 @@ from persistence_service.journal.format import (
     encode_header,
     encode_manifest,
     read_header,
-    record_at,
+    records_at,
     scan,
 )
 from tests.unit.journal.images import (
@@ -181,12 +181,13 @@ def test_a_manifest_is_read_back(entries: list[tuple[int, int, int | None]]) -> 
     assert decode_manifest(encode_manifest(manifest) + b"later fields") == manifest
 
 
-def test_one_record_is_read_at_its_position_alone() -> None:
-    image, records = segment_bytes([b"one", b"two"])
-    second = records[1]
-    assert record_at(BytesSource(image), KEYS, second.offset, second.length) == second
-    assert record_at(BytesSource(image), KEYS, second.offset + 1, second.length) == Flaw.MARKER
-    assert record_at(BytesSource(image), KEYS, second.offset, second.length - 1) == Flaw.CUT
+def test_records_are_read_at_their_positions_alone() -> None:
+    image, (one, two, three) = segment_bytes([b"one", b"two", b"three"])
+    source = BytesSource(image)
+    assert list(records_at(source, KEYS, [two.offset], end=three.offset)) == [two]
+    assert list(records_at(source, KEYS, [two.offset], end=three.offset - 1)) == [Flaw.CUT]
+    offsets = [one.offset, one.offset, two.offset + 1, three.offset]
+    assert list(records_at(source, KEYS, offsets, end=len(image))) == [one, one, Flaw.MARKER, three]
 
 
 def test_scanning_keeps_no_more_than_a_window_in_memory() -> None:
