@@ -137,7 +137,7 @@ class SqliteBackend(_Operating, StorageBackend):
         await asyncio.gather(self._readers.stop(), self._key_reader.stop(), self._writer.stop())
 
     async def health_check(self) -> BackendHealth:
-        """Tries to begin a transaction; says what is wrong with the file or the schema.
+        """Commits a transaction that changes nothing; says what is wrong with the disk, the file or the schema.
 
         Within a second it has its turn, or the last outcome is told: a writer that is busy is not ill, until nothing could
         begin for as long as a query may take. At most one attempt waits, however often it is asked for.
@@ -255,10 +255,14 @@ class _SqliteTransaction(_Operating, Transaction):
 
 
 def _try_to_write(connection: SqliteConnection) -> str:
-    """What is wrong with the schema, found out by a transaction that could write."""
+    """What is wrong with the schema; if nothing is, a transaction has written and changed nothing."""
     connection.begin()
     try:
-        return connection.schema_problem()
+        problem = connection.schema_problem()
+        if not problem:
+            connection.write_what_is_there()
+            connection.commit()
+        return problem
     finally:
         connection.roll_back()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,36 @@ async def test_a_full_disk_is_unavailable_and_stores_nothing_until_there_is_room
     assert await backend.count(TASKS) == 0
     await on_writer(backend, "PRAGMA max_page_count=1000000")
     assert (await backend.write(TASKS, tasks)).stored == len(tasks)
+
+
+@pytest.fixture
+def no_room(path: Path, backend: SqliteBackend) -> Iterator[Callable[[], None]]:
+    """No file of the process grows any more, until the answer is called: its disk takes no writes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name("test.db-wal").stat().st_size, hard))
+    give_back = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
+    yield give_back
+    give_back()
+
+
+async def test_a_disk_that_takes_no_writes_is_told_before_anything_was_to_be_written(
+    backend: SqliteBackend, no_room: Callable[[], None]
+) -> None:
+    assert not (await backend.health_check()).healthy
+    assert await backend.count(SESSIONS) == 1
+    no_room()
+    assert (await backend.health_check()).healthy
+    assert (await backend.write(SESSIONS, [session_record("two")])).stored == 1
+
+
+async def test_a_health_check_changes_nothing(backend: SqliteBackend, path: Path) -> None:
+    def content() -> list[str]:
+        with closing(sqlite3.connect(path)) as other:
+            return [*other.iterdump(), *(str(row) for row in other.execute("PRAGMA user_version"))]
+
+    before = content()
+    assert (await backend.health_check()).healthy
+    assert content() == before
 
 
 async def test_after_the_database_rolled_back_by_itself_nothing_more_of_the_transaction_is_stored(
