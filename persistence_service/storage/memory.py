@@ -24,6 +24,7 @@ from persistence_service.storage.backend import (
     WriteResult,
 )
 from persistence_service.storage.collections import ALL_COLLECTIONS, Collection
+from persistence_service.storage.powers import CollectionSize, SizeReporter, Sizes
 from persistence_service.storage.query import (
     Aggregate,
     AnyOf,
@@ -47,7 +48,7 @@ Records = Mapping[str, Mapping[str, Any]]
 _INT64 = range(-(2**63), 2**63)
 
 
-class MemoryBackend(StorageBackend):
+class MemoryBackend(StorageBackend, SizeReporter):
     """Keeps collections in dictionaries, and loses them when it is closed."""
 
     name = "memory"
@@ -78,6 +79,11 @@ class MemoryBackend(StorageBackend):
     async def health_check(self) -> BackendHealth:
         """Healthy as long as it is open."""
         return BackendHealth(self._open, "memory", "", "" if self._open else "the backend is not open")
+
+    async def sizes(self) -> Sizes:
+        """See `SizeReporter.sizes`: nothing is on a disk, and the rows are counted exactly."""
+        records = self._committed().records
+        return Sizes(0, collections={name: CollectionSize(rows=len(held)) for name, held in records.items()})
 
     async def read(self, collection: Collection[R], keys: Sequence[str]) -> list[R]:
         """See `Reader.read`."""

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from persistence_service.storage.sqlite import SqliteBackend
-from persistence_service.testing.conformance import BackendConformance
+from persistence_service.testing.conformance import BackendConformance, SizesConformance
 from persistence_service.testing.conformance.base import NewBackend
 
 
-class TestSqliteBackend(BackendConformance):
+class TestSqliteBackend(BackendConformance, SizesConformance):
     @pytest.fixture
     def new_backend(self, tmp_path: Path) -> NewBackend:
         return lambda: SqliteBackend(tmp_path / "data" / "test.db")

@@ -16,6 +16,7 @@ import msgspec
 from persistence_service.errors import BackendClosed, PersistenceError, StorageSetupError, StorageUnavailable
 from persistence_service.storage.backend import BackendHealth, Reader, StorageBackend, Transaction, WriteResult
 from persistence_service.storage.collections import ALL_COLLECTIONS, Collection
+from persistence_service.storage.powers import SizeReporter, Sizes
 from persistence_service.storage.query import Condition, Group, Measurement, Query
 from persistence_service.storage.sql.tables import Schema
 from persistence_service.storage.sqlite.connection import ConnectionSettings, SqliteConnection
@@ -71,7 +72,7 @@ class _Operating(Reader):
         )
 
 
-class SqliteBackend(_Operating, StorageBackend):
+class SqliteBackend(_Operating, StorageBackend, SizeReporter):
     """Collections in the SQLite file at `path`, whose directory `open` creates.
 
     Several processes may share the file. `readers` connections serve queries, and one more the reads by key, which are short
@@ -148,6 +149,10 @@ class SqliteBackend(_Operating, StorageBackend):
             await asyncio.wait([self._checking], timeout=self._health_wait_s)
         detail = self._problem if self._open else "the backend is not open"
         return BackendHealth(not detail, "sqlite", sqlite3.sqlite_version, detail)
+
+    async def sizes(self) -> Sizes:
+        """See `SizeReporter.sizes`. SQLite knows nothing of its tables' sizes without reading them."""
+        return await self._read_keys(SqliteConnection.sizes)
 
     async def _check_writing(self) -> None:
         try:

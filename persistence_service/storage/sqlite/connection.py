@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from persistence_service.errors import StorageSetupError, StorageUnavailable
+from persistence_service.storage.powers import Sizes
 from persistence_service.storage.sql.migrate import schema_problem, upgrade
 from persistence_service.storage.sqlite.file import DatabaseFile
 
@@ -119,6 +120,15 @@ class SqliteConnection:
             SchemaTooNew: its version is not among those of this package.
         """
         return schema_problem(self._connection)
+
+    def sizes(self) -> Sizes:
+        """What the database takes; its log may hold pages that are counted in the database too."""
+        pages, free, page_bytes = (
+            self.driver.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        log_bytes = self._file.log_bytes()
+        return Sizes(pages * page_bytes + log_bytes, log_bytes, free * page_bytes)
 
     def migrate(self) -> None:
         """Bring the schema up to date, in one transaction; takes no lock when it is.

@@ -135,6 +135,10 @@ class DatabaseFile:
         mode = "rwc" if self._opened is None else "rw"
         return f"file:{quote(os.fsencode(self._real))}?mode={mode}"
 
+    def log_bytes(self) -> int:
+        """What the log takes now."""
+        return _size(self._log_path)
+
     @property
     def _log_path(self) -> str:
         return f"{self._real}-wal"

@@ -1,0 +1,45 @@
+"""Optional powers of a backend: interfaces beside `StorageBackend` that a backend may implement too.
+
+Who uses one asks with `isinstance`, and does without where it is missing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSize:
+    """How much there is of a collection; None where the backend can't tell without reading it all. May be an estimate."""
+
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a backend takes on its disk, or the part of it that is its own.
+
+    `log_bytes` are in `total_bytes`: what is written ahead and not in its place yet. `free_bytes` are room within
+    `total_bytes` that is used again. `collections` has those that something is known of, by name.
+    """
+
+    total_bytes: int
+    log_bytes: int | None = None
+    free_bytes: int | None = None
+    collections: Mapping[str, CollectionSize] = field(default_factory=dict)
+
+
+class SizeReporter(ABC):
+    """A backend that knows how large it is."""
+
+    @abstractmethod
+    async def sizes(self) -> Sizes:
+        """The sizes now, or as the database last counted them. Never reads the records, so it costs the same at any size.
+
+        Raises:
+            BackendClosed: before `open`, and after `close`.
+            StorageUnavailable: the backend is away.
+        """
