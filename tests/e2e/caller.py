@@ -1,4 +1,4 @@
-"""HTTP as a careful worker speaks it: what failed or stayed open is sent again, for as long as it takes."""
+"""The client of workers, and plain HTTP beside it for what it does not cover: lists by page, filters, the bare answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -9,9 +9,11 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from persistence_service.client import PersistenceClient
 from tests.e2e.service import ServiceProcess
 
 BASE = "/api/v1/translation"
+_HOST = "http://127.0.0.1"
 _GIVE_UP_S = 90
 _LONGEST_PAUSE_S = 1.0
 
@@ -27,25 +29,50 @@ class Answer:
         return f"{self.status} {self.body}"[:2000]
 
 
-class Caller:
-    """Calls the service wherever it runs at the moment.
+class _Following(httpx.AsyncBaseTransport):
+    """Connects to the port where the service listens at the moment; each start takes another one."""
 
-    A broken connection is tried again when the service is back, a 503 after its Retry-After (at most a second): the outcome
-    of either is unknown, and sending again is always safe.
+    def __init__(self, service: ServiceProcess) -> None:
+        self._service = service
+        # Plain HTTP: nothing is verified, and loading the certificates takes longer than all else of a client.
+        self._inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self._service.check_running()
+        request.url = request.url.copy_with(port=httpx.URL(self._service.url).port)
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class Caller:
+    """Calls the service wherever it runs at the moment; `client` is what a worker uses.
+
+    Its own calls are sent again too: after a broken connection when the service is back, after a 503 when its Retry-After is
+    over (at most a second).
     """
 
-    def __init__(self, service: ServiceProcess, client: httpx.AsyncClient) -> None:
+    def __init__(self, service: ServiceProcess, client: PersistenceClient, http: httpx.AsyncClient) -> None:
         self._service = service
-        self._client = client
-        self.repeated = 0
+        self._http = http
+        self._repeated = 0
+        self.client = client
 
     @classmethod
     @asynccontextmanager
     async def to(cls, service: ServiceProcess) -> AsyncIterator[Self]:
         """A caller of `service`, closed at the end of the block."""
-        # Plain HTTP: nothing is verified, and loading the certificates takes longer than all else of a client.
-        async with httpx.AsyncClient(verify=False, trust_env=False, timeout=60) as client:  # noqa: S501  # plain HTTP
-            yield cls(service, client)
+        async with (
+            PersistenceClient(_HOST, transport=_Following(service), give_up_s=_GIVE_UP_S) as client,
+            httpx.AsyncClient(transport=_Following(service), base_url=_HOST, timeout=60) as http,
+        ):
+            yield cls(service, client, http)
+
+    @property
+    def repeated(self) -> int:
+        """How many attempts more than requests it took."""
+        return self._repeated + self.client.stats.retried
 
     async def get(self, path: str, **parameters: object) -> Any:  # noqa: ANN401  # JSON
         """The JSON of a 200 answer to GET."""
@@ -73,7 +100,7 @@ class Caller:
                     await self._service.wait_restarted(min(float(response.headers["Retry-After"]), _LONGEST_PAUSE_S))
                 else:
                     return Answer(response)
-                self.repeated += 1
+                self._repeated += 1
 
     async def once(
         self, method: str, path: str, *, content: bytes | None = None, parameters: dict[str, object] | None = None
@@ -82,14 +109,13 @@ class Caller:
         headers = {} if content is None else {"Content-Type": "application/json"}
         query = {name: _text(value) for name, value in (parameters or {}).items()}
         try:
-            url = self._service.url + BASE + path
-            return await self._client.request(method, url, content=content, headers=headers, params=query)
+            return await self._http.request(method, BASE + path, content=content, headers=headers, params=query)
         except httpx.TransportError:
             return None
 
     async def health(self) -> Any:  # noqa: ANN401  # JSON
         """What the service says of itself."""
-        return (await self._client.get(self._service.url + "/health")).json()
+        return (await self._http.get("/health")).json()
 
     async def pages(self, path: str, **parameters: object) -> list[Any]:
         """Everything that a list shows, by page number; each page is as long as it should be."""
@@ -117,6 +143,11 @@ class Caller:
                 return items
             assert len(answer["items"]) == 100
             cursor = {"cursor": answer["next_cursor"]}
+
+
+def as_json(answer: msgspec.Struct) -> Any:  # noqa: ANN401  # JSON
+    """What the client made of an answer, as JSON again."""
+    return msgspec.json.decode(msgspec.json.encode(answer))
 
 
 def segment(record_id: object) -> str:

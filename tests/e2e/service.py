@@ -89,10 +89,14 @@ class ServiceProcess:
         await self.kill()
         await self.start()
 
-    async def wait_reachable(self) -> None:
-        """Wait while the service is down between a kill and the start that follows."""
+    def check_running(self) -> None:
+        """Raises if the service ended by itself; between a kill and the start that follows all is well."""
         if self._process is not None and self._process.returncode is not None and self._reachable.is_set():
             raise AssertionError("the service ended by itself:\n" + self.log_tail())
+
+    async def wait_reachable(self) -> None:
+        """Wait while the service is down between a kill and the start that follows."""
+        self.check_running()
         await self._reachable.wait()
 
     async def wait_restarted(self, timeout_s: float) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.caller import Caller, segment
+from persistence_service.errors import TaskNotFound
+from tests.e2e.caller import Caller, as_json
 from tests.e2e.conftest import StartService
 from tests.e2e.job import stored_rows
 from tests.e2e.ledger import Ledger, read
@@ -63,12 +64,12 @@ async def test_a_batch_acknowledged_just_before_a_kill_is_read_after_the_restart
         await service.start()
         for task_id, task in ledger.tasks_kept.items():
             # At once, or 503 as long as the journal is read: never 404.
-            assert read(await caller.get(f"/tasks/{segment(task_id)}")) == task
-        unknown = await caller.call("GET", "/tasks/unknown")
-        assert (unknown.status, unknown.body["error_code"]) == (httpx.codes.NOT_FOUND, "TASK_NOT_FOUND")
+            assert read(as_json(await caller.client.task(task_id))) == task
+        with pytest.raises(TaskNotFound):
+            await caller.client.task("unknown")
         assert (await caller.get("/tasks"))["total"] == 0
 
-        await caller.post("/flush")
+        await caller.client.flush()
         rows = [read(row) for row in await caller.walk("/tasks")]
     assert ledger.judge(rows)
     assert len(rows) == len(ledger.tasks_kept)

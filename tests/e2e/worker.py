@@ -1,14 +1,16 @@
 """A translation worker: it reports every state of every cell, and goes on until each report is acknowledged."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from zlib import crc32
 
+import msgspec
+
+from persistence_service.client import SessionRequest, TaskRequest
 from tests.e2e.caller import Caller, batched
 from tests.e2e.ledger import Ledger
 from tests.e2e.workbooks import Record, Workbook
 
-_MICROSECOND = timedelta(microseconds=1)
 _BEIJING = timezone(timedelta(hours=8))
 # Of a hundred tasks two fail; of ten batches one is reported once more as it was before it was done.
 _FAILS_ONE_IN = 50
@@ -22,14 +24,13 @@ async def _go_on() -> None:
 
 
 class Worker:
-    """Translates one workbook. Event times are its own, and increase."""
+    """Translates one workbook, and reports through the client, which also gives it the event times."""
 
     def __init__(self, caller: Caller, ledger: Ledger, workbook: Workbook, *, batch_size: int) -> None:
-        self._caller = caller
+        self._client = caller.client
         self._ledger = ledger
         self._workbook = workbook
         self._batches = list(batched(workbook.tasks, batch_size))
-        self._last = datetime.now(UTC)
 
     @property
     def batches(self) -> int:
@@ -68,10 +69,11 @@ class Worker:
     async def report(self, kind: str, records: list[Record]) -> None:
         """Send a batch until it is acknowledged."""
         self._ledger.sending(kind, records)
-        answer = await self._caller.post(f"/{kind}/batch", {kind: records})
-        assert answer["status"] == "accepted"
-        assert answer["count"] == len(records)
-        assert answer["durability"] == "journal"
+        if kind == "tasks":
+            receipt = await self._client.send_tasks(msgspec.convert(records, list[TaskRequest]))
+        else:
+            receipt = await self._client.send_sessions(msgspec.convert(records, list[SessionRequest]))
+        assert (receipt.count, receipt.durability) == (len(records), "journal")
         self._ledger.acknowledged(kind, records)
 
     def _processing(self, task: Record) -> Record:
@@ -81,7 +83,7 @@ class Worker:
     def _finished(self, task: Record) -> Record:
         seed = crc32(str(task["task_id"]).encode())
         milliseconds = seed % 100_000
-        end = self._tick()
+        end = datetime.fromisoformat(self._now())
         start = end - timedelta(milliseconds=milliseconds)
         times: Record = {
             "start_time": start.astimezone(_BEIJING).isoformat(),
@@ -95,12 +97,8 @@ class Worker:
             return untranslated | times | {"status": "failed", "error_message": message, "retry_count": seed % 4}
         return task | times | {"status": "completed", "confidence": seed % 1_000_001 / 1_000_000}
 
-    def _tick(self) -> datetime:
-        self._last = max(datetime.now(UTC), self._last + _MICROSECOND)
-        return self._last
-
     def _now(self) -> str:
-        return self._tick().isoformat()
+        return self._client.event_time()
 
 
 def _fails(task: Record) -> bool:
