@@ -8,6 +8,7 @@
     │   ├── MalformedBody           not the JSON that was announced
     │   ├── UnsupportedMedia        content type or encoding not understood
     │   ├── PayloadTooLarge         over a bound on bytes or items
+    │   ├── RequestTimeout          the body did not arrive in time
     │   ├── ValidationFailed        lists every bad item and field
     │   ├── Forbidden               refused before it was looked at
     │   ├── SessionNotFound
@@ -15,6 +16,7 @@
     │   └── DeadLetterNotFound
     ├── Unavailable                 nothing is lost; the same request will work later
     │   ├── BufferFull              no room in memory until the flush catches up
+    │   ├── MemoryLimit             too much is in work at once
     │   ├── JournalFull             no room on the journal's volume or within its bound
     │   ├── JournalUnavailable      the journal cannot be written
     │   ├── Replaying               the journal of the last run is still being read
@@ -102,6 +104,10 @@ class PayloadTooLarge(RequestError):
     code = "PAYLOAD_TOO_LARGE"
 
 
+class RequestTimeout(RequestError):
+    code = "HTTP_408"
+
+
 class Forbidden(RequestError):
     code = "FORBIDDEN"
 
@@ -164,6 +170,10 @@ class Unavailable(PersistenceError):
 
 class BufferFull(Unavailable):
     code = "BUFFER_FULL"
+
+
+class MemoryLimit(Unavailable):
+    code = "MEMORY_LIMIT"
 
 
 class JournalFull(Unavailable):

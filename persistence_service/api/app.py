@@ -6,20 +6,25 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.middleware.gzip import GZipMiddleware
 
 from persistence_service import __version__
+from persistence_service.api.body import BodyGuard
 from persistence_service.api.dependencies import AppState
 from persistence_service.api.documentation import add_documentation
 from persistence_service.api.errors import add_error_handlers
-from persistence_service.api.middleware import BrowserGuard, CrossOrigin, HeadAsGet, PeerGuard, RequestContext
+from persistence_service.api.middleware import (
+    BrowserGuard,
+    Compression,
+    CrossOrigin,
+    HeadAsGet,
+    PeerGuard,
+    RequestContext,
+)
 from persistence_service.api.openapi import DocumentedApi
 from persistence_service.api.routers import ingest, query, recovery, system
 from persistence_service.bootstrap import Services
 from persistence_service.observability.metrics import Metrics
-from persistence_service.settings import SecuritySettings
-
-_COMPRESSED_FROM_BYTES = 1024
+from persistence_service.settings import LimitSettings, SecuritySettings, Settings
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
@@ -41,10 +46,13 @@ def create_app(open_services: OpenServices) -> FastAPI:
     def metrics() -> Metrics | None:
         return running[0].metrics if running else None
 
-    closed = SecuritySettings()
+    unset = Settings()
 
     def security() -> SecuritySettings:
-        return running[0].settings.security if running else closed
+        return (running[0].settings if running else unset).security
+
+    def limits() -> LimitSettings:
+        return (running[0].settings if running else unset).limits
 
     app = DocumentedApi(
         (ingest.router, query.router, recovery.router, system.router),
@@ -57,7 +65,8 @@ def create_app(open_services: OpenServices) -> FastAPI:
     add_documentation(app)
     add_error_handlers(app)
     # The last one added is the first to see a request.
-    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=4)
+    app.add_middleware(BodyGuard, limits=limits)
+    app.add_middleware(Compression)
     app.add_middleware(BrowserGuard, security=security)
     app.add_middleware(CrossOrigin, security=security)
     app.add_middleware(PeerGuard, security=security)

@@ -31,6 +31,7 @@ STATUS: dict[type[PersistenceError], int] = {
     errors.MalformedBody: 400,
     errors.UnsupportedMedia: 415,
     errors.PayloadTooLarge: 413,
+    errors.RequestTimeout: 408,
     errors.ValidationFailed: 422,
     errors.Forbidden: 403,
     errors.SessionNotFound: 404,
@@ -102,6 +103,8 @@ def error_response(request_id: str, error: PersistenceError) -> Response:
     if status == 503:
         wait_s = error.retry_after_s if isinstance(error, Unavailable) else None
         headers["Retry-After"] = str(max(1, math.ceil(RETRY_AFTER_S if wait_s is None else wait_s)))
+    if status == 408:
+        headers["Connection"] = "close"  # the rest of the body may still come, and nobody waits for it
     answer = ErrorAnswer(detail=detail_of(error), error_code=code_of(type(error)), request_id=request_id)
     return json_response(answer, status=status, headers=headers)
 

@@ -199,11 +199,13 @@ ERRORS: dict[type[errors.PersistenceError], errors.PersistenceError] = {
         errors.MalformedBody("the body is not valid JSON: trailing characters (byte 20)"),
         errors.UnsupportedMedia("the body must be application/json"),
         errors.PayloadTooLarge("a batch has at most 10000 items, this one has 12000; split it"),
+        errors.RequestTimeout("the body did not arrive in time; send the request again, faster"),
         errors.ValidationFailed([errors.FieldProblem(3, "confidence", "Expected `float` <= 1.0")]),
         errors.Forbidden("this Host is not served; add its name to security.allowed_hosts"),
         errors.SessionNotFound(_SESSION_ID),
         errors.TaskNotFound(_TASK_ID),
         errors.BufferFull("the buffer is full until the database catches up; send the batch again", retry_after_s=1),
+        errors.MemoryLimit("too many bytes of other requests are in work; send the request again", retry_after_s=1),
         errors.JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored"),
         errors.JournalUnavailable(
             "the journal can't be written to its disk; whether the batch is kept is not known, send it again"

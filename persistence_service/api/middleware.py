@@ -12,6 +12,7 @@ from uuid import uuid4
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +27,10 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = _SAFE_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 _OWN_SITES = frozenset({"same-origin", "none"})
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@/]+))(?::[0-9]*)?", re.ASCII)
+_ZERO = re.compile(r"q\s*=\s*0(\.0*)?", re.ASCII)
+_COMPRESSED_FROM_BYTES = 1024
+_COMPRESSION = 4
+_API = "/api/"
 _CLIENT_GONE = 499  # what the field counts a request as whose sender did not wait for the answer
 
 Security = Callable[[], SecuritySettings]
@@ -103,6 +108,31 @@ def _endpoint(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
+class Compression:
+    """Compresses answers for those whose `Accept-Encoding` takes gzip, weights and `*` included (RFC 9110, 12.5.3)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._gzip = GZipMiddleware(app, minimum_size=_COMPRESSED_FROM_BYTES, compresslevel=_COMPRESSION)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # What it is given looks for the word alone, and would find it in `gzip;q=0`.
+            takes_gzip = _takes_gzip(",".join(Headers(scope=scope).getlist("accept-encoding")))
+            headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+            scope["headers"] = [*headers, (b"accept-encoding", b"gzip")] if takes_gzip else headers
+        await self._gzip(scope, receive, send)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    if not accepted:
+        return False
+    weights: dict[str, bool] = {}
+    for choice in accepted.lower().split(","):
+        name, _, parameters = choice.partition(";")
+        weights[name.strip()] = _ZERO.fullmatch(parameters.strip()) is None
+    return next((weights[name] for name in ("gzip", "x-gzip", "*") if name in weights), False)
+
+
 class CrossOrigin:
     """Lets web pages of the configured origins read answers (CORS); without any, no header of it is ever sent."""
 
@@ -156,7 +186,8 @@ class BrowserGuard:
     """Keeps web pages from driving the service.
 
     `Host` must be loopback or configured, so that a name of someone else's that resolves to this machine (DNS rebinding)
-    gets nowhere; a request that changes something must not come from another site, but for the configured origins.
+    gets nowhere; a request that changes something must not come from another site, but for the configured origins. Nor may any
+    call of the API: what only reads may flush first, or make the database work.
     """
 
     def __init__(self, app: ASGIApp, security: Security) -> None:
@@ -177,12 +208,13 @@ class BrowserGuard:
         if not self._is_served(host):
             return "this Host is not served; add its name to security.allowed_hosts"
         origin = headers.get("origin")
-        if scope["method"] in _SAFE_METHODS or origin in self._security().cors_origins:
+        only_shows = scope["method"] in _SAFE_METHODS and not scope["path"].startswith(_API)
+        if only_shows or origin in self._security().cors_origins:
             return None
         if origin is not None and origin.partition("://")[2].lower() != host:
-            return "requests that change something are not taken from web pages of another origin"
+            return "calls are not taken from web pages of another origin; security.cors_origins may name it"
         if headers.get("sec-fetch-site", "none") not in _OWN_SITES:
-            return "requests that change something are not taken from web pages of another site"
+            return "calls are not taken from web pages of another site; security.cors_origins may name its origin"
         return None
 
     def _is_served(self, host: str) -> bool:

@@ -25,7 +25,13 @@ from persistence_service.models.answers import ErrorAnswer
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 # What calls have in common. Every call can also be refused by its Host (403), and fail (500).
-BODY = (errors.MalformedBody, errors.PayloadTooLarge, errors.UnsupportedMedia)
+BODY = (
+    errors.MalformedBody,
+    errors.RequestTimeout,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMedia,
+    errors.MemoryLimit,
+)
 ROOM = (errors.BufferFull, errors.JournalFull, errors.JournalUnavailable, errors.ShuttingDown)
 _EVERYWHERE = (errors.Forbidden, errors.PersistenceError)
 
@@ -41,7 +47,8 @@ so send the same batch again, after `Retry-After` seconds if that is given. Set 
 repetition can't undo anything newer.
 - **Ids** may be any Unicode without control characters and without white space at the ends. In an address they are \
 percent-encoded: `/` as `%2F`, `?` as `%3F`, `#` as `%23`, `%` as `%25`.
-- **Bodies** are `application/json`, optionally with `Content-Encoding: gzip`. Unknown fields and parameters are refused.
+- **Bodies** are `application/json`, optionally with `Content-Encoding: gzip`, or `zstd` where \
+the service has it. Unknown fields and parameters are refused.
 - **Errors** all have the form of `ErrorAnswer`. An address that is no call is 404 `HTTP_404`, a wrong method 405 `HTTP_405`.
 - **Times** are RFC 3339; without an offset they are taken as UTC, and they are answered in UTC with `Z`.
 """

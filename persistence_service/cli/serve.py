@@ -19,6 +19,7 @@ import typer
 import uvicorn
 
 from persistence_service.api.app import create_app
+from persistence_service.api.protocol import bounded_http
 from persistence_service.bootstrap import Services, open_services, storage_names
 from persistence_service.observability.logging import configure_logging
 from persistence_service.settings import LoadedSettings, Settings, load_settings
@@ -122,7 +123,7 @@ class _Server(uvicorn.Server):
 
 
 def _http_server(settings: Settings) -> uvicorn.Config:
-    """The HTTP server: bounded waits, our own logging, no word of what runs it. `app` is set when the services are open."""
+    """The HTTP server: bounded heads and waits, our own logging, no word of what runs it. `app` is set when the services are open."""
     return uvicorn.Config(
         "",
         host=settings.service.host,
@@ -135,6 +136,8 @@ def _http_server(settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.service.shutdown_timeout / 2),
         lifespan="on",
+        http=bounded_http(settings.limits),
+        ws="none",
     )
 
 

@@ -256,6 +256,26 @@ class LimitSettings(Section):
     query_timeout: kinds.Seconds = Field(
         default=10.0, ge=0.01, le=_HOUR, description="How long a query may run before it is ended with 503."
     )
+    max_inflight_bytes: kinds.Bytes = Field(
+        default=128 * _MIB,
+        ge=_KIB,
+        le=64 * _GIB,
+        description="Most bytes of request bodies in work at once, as sent and decompressed; what is over is 503. A body "
+        "that is alone is always taken.",
+    )
+    header_timeout: kinds.Seconds = Field(
+        default=30.0,
+        ge=0.01,
+        le=_HOUR,
+        description="How long the head of a request may take to arrive; then 408. For persistence-service serve.",
+    )
+    body_timeout: kinds.Seconds = Field(
+        default=30.0,
+        ge=0.01,
+        le=_HOUR,
+        description="How long a body, or each 256 KiB of a larger one, may take to arrive; then 408. Also how long an answer "
+        "may wait for a reader that takes nothing of it.",
+    )
 
 
 class SecuritySettings(Section):

@@ -53,7 +53,8 @@ def test_every_error_is_listed_and_no_other() -> None:
     declared: set[type[PersistenceError]] = {errors.Forbidden, PersistenceError}
     for route in _application().calls():
         declared |= set(call_of(route).errors)
-    assert listed == {code_of(error) for error in declared} | {"HTTP_404", "HTTP_405"}
+    of_the_server = {"HTTP_400", "HTTP_404", "HTTP_405", "HTTP_414", "HTTP_431"}
+    assert listed == {code_of(error) for error in declared} | of_the_server
 
 
 async def test_the_examples_give_what_is_shown(tmp_path: Path) -> None:

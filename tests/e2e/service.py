@@ -49,6 +49,11 @@ class ServiceProcess:
         self._news = asyncio.Condition()
 
     @property
+    def pid(self) -> int | None:
+        """The process that runs."""
+        return self._process.pid if self._process else None
+
+    @property
     def url(self) -> str:
         """Where the running process listens."""
         assert self._url is not None, "the service was never started"
