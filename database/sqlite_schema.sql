@@ -101,7 +101,7 @@ CREATE INDEX ix_tasks_created ON translation_tasks (created_at, task_id);
 
 CREATE INDEX ix_tasks_position ON translation_tasks (session_id, sheet_name, row_index, column_name, task_id);
 
-CREATE INDEX ix_tasks_status ON translation_tasks (session_id, status, updated_at);
+CREATE INDEX ix_tasks_status ON translation_tasks (session_id, status, updated_at, duration_ms, confidence);
 
 CREATE INDEX ix_tasks_updated ON translation_tasks (updated_at, task_id);
 

@@ -226,10 +226,12 @@ class _MemoryReader(Reader):
                 assert_never(condition)
 
     def _figure(self, collection: Collection[R], records: Sequence[R], measurement: Measurement) -> Any:  # noqa: ANN401  # number or time
-        if measurement.aggregate is Aggregate.COUNT:
+        if not measurement.field:
             return len(records)
         values = [self._value(collection, record, measurement.field) for record in records]
         values = [value for value in values if value is not None]
+        if measurement.aggregate is Aggregate.COUNT:
+            return len(values)
         if not values:
             return None
         match measurement.aggregate:

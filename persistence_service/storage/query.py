@@ -111,7 +111,7 @@ class Aggregate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One figure of a group; `COUNT` needs no field. None where the group has no value."""
+    """One figure of a group; None where the group has no value. `COUNT` without a field counts records, with one its values."""
 
     aggregate: Aggregate
     field: str = ""

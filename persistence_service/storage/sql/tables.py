@@ -17,8 +17,9 @@ INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "translation_tasks": {
         # A session's tasks in position order, and those of one sheet.
         "ix_tasks_position": ("session_id", "sheet_name", "row_index", "column_name", "task_id"),
-        # Progress, unfinished tasks, last activity.
-        "ix_tasks_status": ("session_id", "status", "updated_at"),
+        # Progress, unfinished tasks, last activity; with what the statistics are made of, so that they read no rows. It
+        # is written anew with every change of a row anyway, so the two columns cost a few bytes.
+        "ix_tasks_status": ("session_id", "status", "updated_at", "duration_ms", "confidence"),
         "ix_tasks_batch": ("batch_id", "created_at", "task_id"),
         "ix_tasks_created": ("created_at", "task_id"),
         "ix_tasks_updated": ("updated_at", "task_id"),

@@ -149,10 +149,12 @@ class Translator:
         return self._schema.table(child).c[child.parent.field] == self._schema.table(parent).c[parent.key]
 
     def _figure(self, collection: Collection[Any], measurement: Measurement) -> ColumnElement[Any]:
-        if measurement.aggregate is Aggregate.COUNT:
+        if not measurement.field:
             return func.count()
         column = self._column(collection, measurement.field)
         match measurement.aggregate:
+            case Aggregate.COUNT:
+                return func.count(column)
             case Aggregate.NEWEST:
                 return func.max(column)
             case Aggregate.OLDEST:

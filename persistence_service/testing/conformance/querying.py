@@ -223,6 +223,7 @@ class QueryingConformance(ConformanceBase):
                 Measurement(Aggregate.SUM, "row_index"),
                 Measurement(Aggregate.MEAN, "confidence"),
                 Measurement(Aggregate.NEWEST, "target_text"),
+                Measurement(Aggregate.COUNT, "confidence"),
             ],
         )
         found = {group.keys: group.figures for group in groups}
@@ -230,7 +231,7 @@ class QueryingConformance(ConformanceBase):
         for task in _tasks():
             members.setdefault((task.session_id, task.status), []).append(task)
         assert found.keys() == members.keys()
-        for keys, (count, newest, oldest, rows, confidence, text) in found.items():
+        for keys, (count, newest, oldest, rows, confidence, text, rated) in found.items():
             tasks = members[keys]
             confidences = [task.confidence for task in tasks if task.confidence is not None]
             assert count == len(tasks)
@@ -239,7 +240,17 @@ class QueryingConformance(ConformanceBase):
             assert rows == sum(task.row_index for task in tasks)
             assert isinstance(keys[1], Status)
             assert confidence == (pytest.approx(sum(confidences) / len(confidences)) if confidences else None)
+            assert rated == len(confidences)
             assert text == max((task.target_text for task in tasks if task.target_text is not None), default=None)
+
+    async def test_a_mean_is_right_where_the_sum_is_over_any_integer(self, with_session: StorageBackend) -> None:
+        largest = 2**63 - 1
+        tasks = [task_record(f"task-{number}", duration_ms=largest - number) for number in range(3)]
+        await with_session.write(TASKS, tasks)
+        (group,) = await with_session.aggregate(
+            TASKS, group_by=(), measure=[Measurement(Aggregate.MEAN, "duration_ms")]
+        )
+        assert float(group.figures[0]) == pytest.approx(largest)
 
     async def test_without_fields_to_group_by_all_that_matches_is_one_group(self, populated: StorageBackend) -> None:
         (group,) = await populated.aggregate(
