@@ -155,6 +155,7 @@ async def test_what_no_repetition_mends_is_raised_at_once(status: int, code: str
         with pytest.raises(PersistenceError, match="why") as caught:
             await client.send_tasks(some_tasks(1))
         assert client.stats.retried == 0
+    assert isinstance(caught.value, UnexpectedAnswer) == (code in ("HTTP_404", "X", "INTERNAL_ERROR"))
     assert getattr(caught.value, "error_code", caught.value.code) == code
 
 

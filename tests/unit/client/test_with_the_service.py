@@ -16,13 +16,14 @@ from persistence_service.errors import (
     FieldProblem,
     PayloadTooLarge,
     SessionNotFound,
+    ShuttingDown,
     StorageUnavailable,
     TaskNotFound,
     ValidationFailed,
 )
 from persistence_service.models.times import format_time
 from tests.api.conftest import Api, StartApi, a_session
-from tests.unit.client.network import some_tasks
+from tests.unit.client.network import Network, answer, refuse, some_tasks
 
 SESSION = msgspec.convert(a_session(game_info={"source_lang": "en"}), SessionRequest)
 TASK_IDS = ["a/b", "/", "x?page=2#top", "100%", "%2F", "漢字\U0001f600", "e\u0301", "..//..", "batch", "a+b c"]
@@ -109,6 +110,17 @@ async def test_flush_and_health_tell_how_things_are(client: PersistenceClient, a
     assert (flushed.sessions_written, flushed.waiting) == (1, 0)
     api.backend.go_away(StorageUnavailable("away"))
     assert (await client.health()).database == "unhealthy"
+
+
+async def test_an_unhealthy_service_is_an_answer_and_asked_no_second_time(client: PersistenceClient) -> None:
+    healthy = await client.health()
+    unhealthy = msgspec.structs.replace(healthy, status="unhealthy")
+    network = Network.of(answer(503, msgspec.to_builtins(unhealthy)), refuse(503, "SHUTTING_DOWN", "in a moment"))
+    async with network.client() as asking:
+        assert await asking.health() == unhealthy
+        with pytest.raises(ShuttingDown, match="in a moment"):
+            await asking.health()
+    assert len(network.requests) == 2
 
 
 async def test_what_is_not_there_is_said_with_its_id(client: PersistenceClient) -> None:
