@@ -46,7 +46,24 @@ def test_a_time_is_read_as_utc_with_its_finer_digits_cut(text: str, expected: st
         "2026-031T12:00:00Z",
         "2026-02-29T00:00:00Z",
         "2026-01-31T24:00:00Z",
-        "2016-12-31T23:59:60Z",  # a leap second, which neither Python nor MySQL can hold
+        "2016-12-31T23:59:60Z",
+        "2026-01-31T12:00:00+0530",
+        "2026-01-31T12:00:00+05",
+        "2026-01-31T12:00:00+05:30:15",
+        "2026-01-31T12:00:00+05:30:15.5",
+        "2026-01-31T12:00:00+05:60",
+        "2026-01-31T12:00:00.Z",
+        "2026-01-31T12:00:00.",
+        "2026-01-31T12:00:00. Z",
+        "2026-01-31T12:00:00 Z",
+        "2026-01-31T12:00:00Z\n",
+        "2026-01-31T12:60:00Z",
+        "2026-01-31T12:00:61Z",
+        "2026-13-01T00:00:00Z",
+        "2026-00-10T00:00:00Z",
+        "2026-04-31T00:00:00Z",
+        "2026-01-31T12:00:00\u221205:30",
+        "2026-01-31T12:00:00." + "5" * 100 + "x",
         "2026-01-31T12:00:00,5Z",
         "2026-01-31T12:00:00Z ",
         " 2026-01-31T12:00:00Z",
@@ -64,6 +81,12 @@ def test_a_time_is_read_as_utc_with_its_finer_digits_cut(text: str, expected: st
 )
 def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match="RFC 3339 time between the years 1000 and 9999"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize("text", ["2016-12-31T23:59:60Z", "2016-12-31T15:59:60.5-08:00"])
+def test_a_leap_second_is_refused_by_name_since_no_database_can_hold_it(text: str) -> None:
+    with pytest.raises(ValueError, match="a leap second"):
         parse_time(text)
 
 
