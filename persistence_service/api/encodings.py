@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Encoding:
     broken: type[Exception]
 
 
-def _known() -> Mapping[str, Encoding]:
+def _known() -> dict[str, Encoding]:
     gzip = Encoding("gzip", lambda: zlib.decompressobj(_GZIP), zlib.error)
     known = {"gzip": gzip, "x-gzip": gzip}
     if zstd is not None:

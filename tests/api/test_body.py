@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import zlib
 from collections.abc import AsyncIterator
 
 import pytest
+from backports import zstd
 from starlette.types import Message
 from structlog.testing import capture_logs
 
+from persistence_service.api import encodings
 from tests.api.conftest import BASE, Api, StartApi, a_session, assert_error
 
 URL = f"{BASE}/sessions/batch"
@@ -197,3 +200,185 @@ async def test_a_sender_who_leaves_in_mid_body_is_no_error(api: Api) -> None:
     assert logs == []
     assert 'status="499"' in (await api.client.get("/metrics")).text
     assert_error(await api.get("/sessions/s1"), 404, "SESSION_NOT_FOUND")
+
+
+# ------------------------------------------------------------------------------------------------ charset and zstd
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "utf8"])
+async def test_utf_8_may_be_named(api: Api, charset: str) -> None:
+    headers = {"content-type": f"application/json;a=b; charset={charset}"}
+    assert (await api.client.post(URL, content=BATCH, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "latin-1", "us-ascii", "", '"', "utf-8utf-16", "utf-8;charset=utf-16"])
+async def test_any_other_charset_is_refused(api: Api, charset: str) -> None:
+    headers = {"content-type": f"application/json; charset={charset}"}
+    assert_error(await api.client.post(URL, content=BATCH, headers=headers), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+ZSTD = {**JSON, "content-encoding": "zstd"}
+
+
+async def test_a_zstd_body_is_read(api: Api) -> None:
+    in_two = zstd.compress(BATCH[:20]) + zstd.compress(BATCH[20:])
+    for body in (zstd.compress(BATCH), in_two):
+        assert (await api.client.post(URL, content=body, headers=ZSTD)).json()["count"] == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [BATCH, zstd.compress(BATCH)[:-1], zstd.compress(BATCH) + b"garbage", gzip.compress(BATCH)],
+    ids=["plain", "cut short", "with garbage", "gzip"],
+)
+async def test_what_is_not_whole_zstd_is_malformed(api: Api, body: bytes) -> None:
+    assert_error(await api.client.post(URL, content=body, headers=ZSTD), 400, "MALFORMED_BODY")
+
+
+async def test_a_zstd_body_is_bounded_after_decompression(start_api: StartApi) -> None:
+    api = await start_api(limits={"max_body_bytes": 2048, "max_text_bytes": 1024})
+    assert (await api.client.post(URL, content=zstd.compress(BATCH.ljust(2048)), headers=ZSTD)).status_code == 200
+    for bomb in (BATCH.ljust(2049), b" " * 100_000_000):
+        answer = await api.client.post(URL, content=zstd.compress(bomb), headers=ZSTD)
+        assert_error(answer, 413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_a_zstd_window_over_8_mib_is_refused(api: Api) -> None:
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0}
+    packer = zstd.ZstdCompressor(options=options)
+    body = packer.compress(BATCH) + packer.flush(zstd.ZstdCompressor.FLUSH_FRAME)
+    assert_error(await api.client.post(URL, content=body, headers=ZSTD), 400, "MALFORMED_BODY")
+
+
+async def test_without_the_extra_zstd_is_an_unknown_encoding(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(encodings.ENCODINGS, "zstd")
+    answer = await api.client.post(URL, content=zstd.compress(BATCH), headers=ZSTD)
+    assert "gzip" in assert_error(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+# -------------------------------------------------------------------------------------------------- time and memory
+
+
+class Sender:
+    """A body that stops after its first piece until it is told to go on."""
+
+    def __init__(self, body: bytes, at: int) -> None:
+        self._body = body
+        self._at = at
+        self.stopped = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body[: self._at]
+        self.stopped.set()
+        await self.go_on.wait()
+        yield self._body[self._at :]
+
+
+async def test_a_body_that_stops_is_given_up_and_the_connection_with_it(start_api: StartApi) -> None:
+    api = await start_api(limits={"body_timeout": 0.05})
+    response = await api.client.post(URL, content=Sender(BATCH, 10), headers=JSON)
+    assert_error(response, 408, "HTTP_408")
+    assert response.headers["connection"] == "close"
+    assert_error(await api.get("/sessions/s1"), 404, "SESSION_NOT_FOUND")
+
+
+async def test_a_body_that_trickles_is_given_up_however_steadily(start_api: StartApi) -> None:
+    api = await start_api(limits={"body_timeout": 0.05})
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.001)
+            yield b" "
+
+    assert_error(await api.client.post(URL, content=trickle(), headers=JSON), 408, "HTTP_408")
+
+
+async def test_a_long_body_has_its_time_for_each_piece(start_api: StartApi) -> None:
+    api = await start_api(limits={"body_timeout": 0.4})
+    pieces = 0
+
+    async def steady() -> AsyncIterator[bytes]:
+        nonlocal pieces
+        started = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < started + 0.5:
+            await asyncio.sleep(0.01)
+            pieces += 1
+            yield b" " * 256 * 1024
+        yield BATCH
+
+    assert (await api.client.post(URL, content=steady(), headers=JSON)).status_code == 200
+    assert pieces > 1
+
+
+async def test_bodies_in_work_are_bounded_together_and_give_their_room_back(start_api: StartApi) -> None:
+    api = await start_api(limits={"max_inflight_bytes": 4096, "max_body_bytes": 65_536, "max_text_bytes": 1024})
+    senders = [Sender(BATCH.ljust(2001), 2000) for _ in range(2)]
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(api.client.post(URL, content=sender, headers=JSON)) for sender in senders]
+        for sender in senders:
+            await sender.stopped.wait()
+        assert (await api.client.post(URL, content=BATCH[:90], headers=JSON)).status_code == 400  # there is room for it
+        for body, headers in (
+            (BATCH.ljust(97), JSON),
+            (BATCH.ljust(10_000), JSON),
+            (gzip.compress(BATCH.ljust(4000)), {**JSON, "content-encoding": "gzip"}),
+        ):
+            refused = await api.client.post(URL, content=body, headers=headers)
+            assert "send the request again" in assert_error(refused, 503, "MEMORY_LIMIT")
+        for sender in senders:
+            sender.go_on.set()
+    assert [task.result().status_code for task in waiting] == [200, 200]
+    for _ in range(5):  # alone, it may be larger than the bound
+        assert (await api.client.post(URL, content=BATCH.ljust(10_000), headers=JSON)).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [JSON, {"content-type": "text/plain"}])
+async def test_a_refused_body_gives_its_room_back(start_api: StartApi, headers: dict[str, str]) -> None:
+    api = await start_api(limits={"max_inflight_bytes": 4096, "max_body_bytes": 3000, "max_text_bytes": 1024})
+    for _ in range(5):
+        assert (await api.client.post(URL, content=b"{" * 2900, headers=headers)).status_code in (400, 415)
+        assert_error(await api.client.post(URL, content=b"{" * 3001, headers=JSON), 413, "PAYLOAD_TOO_LARGE")
+    sender = Sender(BATCH.ljust(2001), 2000)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(api.client.post(URL, content=sender, headers=JSON))
+        await sender.stopped.wait()
+        assert (await api.client.post(URL, content=BATCH.ljust(2000), headers=JSON)).status_code == 200
+        sender.go_on.set()
+    assert waiting.result().status_code == 200
+
+
+# ---------------------------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    "accepted,encoding",
+    [
+        ("gzip", "gzip"),
+        ("GZIP", "gzip"),
+        ("deflate, gzip;q=0.5, br", "gzip"),
+        ("x-gzip", "gzip"),
+        ("*", "gzip"),
+        ("br, *;q=0.1", "gzip"),
+        ("gzip;q=0", None),
+        ("gzip; q=0.000", None),
+        ("*;q=0", None),
+        ("gzip;q=0, *", None),
+        ("*;q=0, gzip", "gzip"),
+        ("identity", None),
+        ("br", None),
+        ("", None),
+        ("notgzip", None),
+    ],
+)
+async def test_answers_are_compressed_for_those_who_take_that(api: Api, accepted: str, encoding: str | None) -> None:
+    response = await api.client.get("/openapi.json", headers={"accept-encoding": accepted})
+    assert response.headers.get("content-encoding") == encoding
+    assert response.headers["vary"] == "Accept-Encoding"
+    assert response.json()["openapi"]
+
+
+async def test_small_answers_are_left_as_they_are(api: Api) -> None:
+    response = await api.client.get("/health/live", headers={"accept-encoding": "gzip"})
+    assert response.content == b'{"status":"alive"}'
+    assert "content-encoding" not in response.headers

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.api.conftest import BASE, Api, a_session, a_task, assert_error
+from tests.api.conftest import BASE, Api, Json, a_session, a_task, assert_error
 
 JSON = {"content-type": "application/json"}
 SESSIONS, TASKS = f"{BASE}/sessions/batch", f"{BASE}/tasks/batch"
@@ -43,11 +43,11 @@ async def hostile(api: Api) -> AsyncIterator[Api]:
     assert (await api.get("/tasks/t1")).json()["task_id"] == "t1"
 
 
-def session_with(**fields: object) -> bytes:
+def session_with(**fields: Json) -> bytes:
     return json.dumps({"sessions": [a_session(**fields)]}).encode()
 
 
-def task_with(**fields: object) -> bytes:
+def task_with(**fields: Json) -> bytes:
     return json.dumps({"tasks": [a_task(**fields)]}).encode()
 
 
