@@ -1,7 +1,7 @@
 """The client of workers, and plain HTTP beside it for what it does not cover: lists by page, filters, the bare answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 from urllib.parse import quote
@@ -76,24 +76,15 @@ class Caller:
 
     async def get(self, path: str, **parameters: object) -> Any:  # noqa: ANN401  # JSON
         """The JSON of a 200 answer to GET."""
-        answer = await self.call("GET", path, parameters=parameters)
+        answer = await self._call(path, parameters)
         assert answer.status == httpx.codes.OK, f"GET {path} {parameters}: {answer}"
         return answer.body
 
-    async def post(self, path: str, body: object = None, **parameters: object) -> Any:  # noqa: ANN401  # JSON
-        """The JSON of a 200 answer to POST."""
-        content = None if body is None else msgspec.json.encode(body)
-        answer = await self.call("POST", path, content=content, parameters=parameters)
-        assert answer.status == httpx.codes.OK, f"POST {path} {parameters}: {answer}"
-        return answer.body
-
-    async def call(
-        self, method: str, path: str, *, content: bytes | None = None, parameters: dict[str, object] | None = None
-    ) -> Answer:
+    async def _call(self, path: str, parameters: Mapping[str, object]) -> Answer:
         """The first answer that is not 503."""
         async with asyncio.timeout(_GIVE_UP_S):
             while True:
-                response = await self.once(method, path, content=content, parameters=parameters)
+                response = await self._once(path, parameters)
                 if response is None:
                     await self._service.wait_reachable()
                 elif response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
@@ -102,14 +93,11 @@ class Caller:
                     return Answer(response)
                 self._repeated += 1
 
-    async def once(
-        self, method: str, path: str, *, content: bytes | None = None, parameters: dict[str, object] | None = None
-    ) -> httpx.Response | None:
+    async def _once(self, path: str, parameters: Mapping[str, object]) -> httpx.Response | None:
         """One attempt; None when the connection broke."""
-        headers = {} if content is None else {"Content-Type": "application/json"}
-        query = {name: _text(value) for name, value in (parameters or {}).items()}
+        query = {name: _text(value) for name, value in parameters.items()}
         try:
-            return await self._http.request(method, BASE + path, content=content, headers=headers, params=query)
+            return await self._http.get(BASE + path, params=query)
         except httpx.TransportError:
             return None
 

@@ -20,7 +20,14 @@ from persistence_service.client import (
     UnexpectedAnswer,
 )
 from persistence_service.client.retry import Backoff
-from persistence_service.errors import FieldProblem, PersistenceError, SessionNotFound, Unavailable, ValidationFailed
+from persistence_service.errors import (
+    FieldProblem,
+    PersistenceError,
+    SessionNotFound,
+    TaskNotFound,
+    Unavailable,
+    ValidationFailed,
+)
 from tests.unit.client.network import (
     WALL_US,
     Network,
@@ -381,4 +388,13 @@ async def test_what_can_be_no_id_never_reaches_another_call(record_id: str) -> N
         for call in (client.session, client.delete_session, client.restore):
             with pytest.raises(SessionNotFound):
                 await call(record_id)
+    assert network.requests == []
+
+
+@pytest.mark.parametrize("record_id", ["", ".", "..", " a", "a\x00", "a" * 65, "\ud83d"])
+async def test_what_can_be_no_task_id_is_no_task(record_id: str) -> None:
+    network = Network.of(answer(200, {}))
+    async with network.client() as client:
+        with pytest.raises(TaskNotFound):
+            await client.task(record_id)
     assert network.requests == []
