@@ -18,6 +18,7 @@ from persistence_service.settings.model import (
     ServiceSettings,
     Settings,
     SqliteSettings,
+    StatsSettings,
     StorageSettings,
 )
 from persistence_service.settings.reference import configuration_file, markdown_table
@@ -41,6 +42,7 @@ __all__ = [
     "ServiceSettings",
     "Settings",
     "SqliteSettings",
+    "StatsSettings",
     "StorageNames",
     "StorageSettings",
     "configuration_file",

@@ -293,6 +293,18 @@ class SecuritySettings(Section):
     )
 
 
+class StatsSettings(Section):
+    """The statistics of `/stats`, which are counted in the background."""
+
+    refresh_interval: kinds.Seconds = Field(
+        default=15.0,
+        ge=0.1,
+        le=_DAY,
+        description="Pause between two counts of what is in the database; longer where counting would take more than a "
+        "twentieth of the time.",
+    )
+
+
 class LoggingSettings(Section):
     """The service's own log."""
 
@@ -327,6 +339,7 @@ class Settings(Section):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     security: SecuritySettings = Field(default_factory=SecuritySettings)
+    stats: StatsSettings = Field(default_factory=StatsSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
 
     @model_validator(mode="after")
