@@ -13,7 +13,7 @@ from persistence_service.models.dead_letter import DeadLetter, DeadLetterPart, D
 from persistence_service.models.digest import digest_of
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
-from persistence_service.storage.backend import Transaction
+from persistence_service.storage.backend import Reader, Transaction
 from persistence_service.storage.collections import DEAD_LETTER_PARTS, DEAD_LETTERS, SESSIONS, TASKS, Collection
 from persistence_service.storage.query import Equals, Query, Sort
 
@@ -84,10 +84,10 @@ async def write_letters(transaction: Transaction, letters: Iterable[Letter]) -> 
     await transaction.write(DEAD_LETTER_PARTS, [part for letter in letters for part in letter.parts])
 
 
-async def read_letter(transaction: Transaction, letter_id: str) -> Letter | None:
+async def read_letter(reader: Reader, letter_id: str) -> Letter | None:
     """The letter with its record, None if there is none of this id."""
-    found = await transaction.read(DEAD_LETTERS, [letter_id])
+    found = await reader.read(DEAD_LETTERS, [letter_id])
     if not found:
         return None
     query = Query(where=(Equals("letter_id", letter_id),), order=(Sort("part_id"),), limit=found[0].parts)
-    return Letter(found[0], await transaction.query(DEAD_LETTER_PARTS, query))
+    return Letter(found[0], await reader.query(DEAD_LETTER_PARTS, query))
