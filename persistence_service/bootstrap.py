@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
 
-from persistence_service.buffer.buffer import Aside, RecordBuffer, Tickets
+from persistence_service.buffer.assembly import Policies, build_buffer
 from persistence_service.buffer.flusher import Flusher
+from persistence_service.buffer.letter_files import DIRECTORY_NAME, LetterFiles
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
-from persistence_service.buffer.timing import EventClock, SystemTiming, Timing
+from persistence_service.buffer.timing import SystemTiming, Timing
 from persistence_service.errors import (
     ConfigurationError,
     SchemaTooNew,
@@ -24,14 +24,13 @@ from persistence_service.errors import (
 )
 from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
-from persistence_service.observability.logging import OncePer
 from persistence_service.observability.metrics import Metrics
 from persistence_service.services.health import HealthService
 from persistence_service.services.query import QueryService
 from persistence_service.services.recovery import RecoveryService
 from persistence_service.settings import Settings, StorageNames, routing_problems
 from persistence_service.storage.backend import StorageBackend
-from persistence_service.storage.collections import ALL_COLLECTIONS, SESSIONS, TASKS
+from persistence_service.storage.collections import ALL_COLLECTIONS, SESSIONS
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.opening import BackendOpener
 from persistence_service.storage.registry import BackendFactory, StorageRegistry, plugins
@@ -40,7 +39,6 @@ from persistence_service.storage.sqlite.backend import SqliteBackend
 _log = structlog.get_logger(__name__)
 _MICROSECONDS = 1_000_000
 _OPENING_S = 2.0
-_REFUSALS_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,34 +126,18 @@ async def open_services(
             clock=timing.wall_us,
         )
         stack.push_async_callback(journal.close)
-        tickets = Tickets()
-        note_refusal = partial(_note_refusal, metrics, OncePer(_REFUSALS_EVERY_S, timing.monotonic))
-        sessions = RecordBuffer(SESSIONS, journal.release, note_refusal)
-        tasks = RecordBuffer(TASKS, journal.release, note_refusal)
-        bounds = MemoryBounds(settings.buffer.max_memory_records, settings.buffer.max_memory_bytes)
-        flusher = Flusher(
-            sessions=sessions,
-            tasks=tasks,
+        letter_files = LetterFiles(settings.journal.directory / DIRECTORY_NAME)
+        parts = build_buffer(
+            journal=journal,
             backend=backend,
-            policy=FlushPolicy(settings.buffer.max_buffer_size, settings.buffer.flush_interval),
-            bounds=bounds,
+            letter_files=letter_files,
+            policies=_policies(settings),
+            limits=limits_of(settings),
             timing=timing,
             metrics=metrics,
-            last_ticket=lambda: tickets.last,
             prepare=opener.ensure_open,
         )
-        buffer = BufferManager(
-            journal=journal,
-            sessions=sessions,
-            tasks=tasks,
-            flusher=flusher,
-            clock=EventClock(timing, journal.high_water_us),
-            timing=timing,
-            limits=limits_of(settings),
-            bounds=bounds,
-            ack=AckPolicy(settings.buffer.ack, settings.buffer.min_ack, settings.buffer.ack_timeout),
-            tickets=tickets,
-        )
+        buffer, flusher = parts.manager, parts.flusher
         _watch(metrics, buffer, journal)
         await stack.enter_async_context(
             _running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout))
@@ -212,24 +194,43 @@ async def _try_to_open(opener: BackendOpener) -> None:
         _log.error("storage.not_open", error=exc.code, detail=str(exc), now=later)
 
 
-def _note_refusal(metrics: Metrics, told: OncePer, collection: str, aside: Aside[Any]) -> None:
-    metrics.refused(collection, aside.reason.value)
-    if records := told.occurred(f"{collection} {aside.detail}"):
-        reason = aside.reason.value
-        _log.warning("record.set_aside", collection=collection, reason=reason, detail=aside.detail, records=records)
+def _policies(settings: Settings) -> Policies:
+    options = settings.buffer
+    return Policies(
+        flush=FlushPolicy(options.max_buffer_size, options.flush_interval, orphan_grace_s=options.orphan_grace),
+        bounds=MemoryBounds(options.max_memory_records, options.max_memory_bytes),
+        ack=AckPolicy(options.ack, options.min_ack, options.ack_timeout),
+        max_dead_letters_per_minute=options.max_dead_letter_rate,
+    )
 
 
 def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:
     metrics.watch_buffer("sessions", lambda: buffer.stats().sessions_count)
     metrics.watch_buffer("tasks", lambda: buffer.stats().tasks_count)
-    metrics.watch("buffer_bytes", "Bytes of buffered records", lambda: buffer.stats().size_bytes)
+    metrics.watch("buffer_bytes", "Bytes of records in memory", lambda: buffer.stats().size_bytes)
+    metrics.watch("spilled_records", "Records that wait in the journal alone", lambda: buffer.stats().spilled_records)
+    metrics.watch("orphans", "Tasks that wait for their session", lambda: buffer.stats().waiting_for_session)
+    metrics.watch("set_aside", "Refused records beyond the dead-letter rate", lambda: buffer.stats().set_aside)
+    metrics.watch(
+        "dead_lettering_stopped",
+        "1 while more is refused than buffer.max_dead_letter_rate",
+        lambda: buffer.stats().dead_lettering_stopped,
+    )
     metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", buffer.oldest_unstored_age_s)
-    metrics.watch("records_merged", "Records merged away in the buffer", lambda: buffer.stats().merged)
-    metrics.watch("batches_unmerged", "Journaled batches that a mistake kept out", lambda: buffer.stats().unmerged)
+    metrics.watch_total("records_merged", "Records merged away in the buffer", lambda: buffer.stats().merged)
+    metrics.watch_total(
+        "batches_unmerged", "Journaled batches that a mistake kept out", lambda: buffer.stats().unmerged
+    )
     metrics.watch("journal_bytes", "Bytes of the journal's segments", lambda: journal.stats().bytes)
     metrics.watch("journal_segments", "Segments of the journal", lambda: journal.stats().segments)
     metrics.watch("journal_unstored_items", "Journaled records not yet stored", lambda: journal.stats().unstored_items)
-    metrics.watch("journal_losses", "Ranges of the journal that could not be read", lambda: len(journal.stats().losses))
+    metrics.watch("journal_full", "1 while the journal has no room", lambda: journal.stats().full)
+    metrics.watch(
+        "journal_failing", "1 while the journal can't be written", lambda: journal.stats().failing is not None
+    )
+    metrics.watch_total("journal_losses", "Ranges that could not be read", lambda: journal.stats().lost_ranges)
+    metrics.watch_total("journal_fsyncs", "Fsyncs of the journal", lambda: journal.stats().fsyncs)
+    metrics.watch_total("journal_fsync_seconds", "Time they took", lambda: journal.stats().fsync_seconds_total)
 
 
 def _sqlite(settings: Settings) -> StorageBackend:

@@ -1,8 +1,8 @@
-"""The buffer of one collection: accepted records that are not yet in the backend, merged by key.
+"""The buffer of one collection: accepted records in memory that are not yet in the backend, merged by key.
 
 An entry is in exactly one place: *waiting* (in order of arrival), *in flight* (a chunk was taken, and stays here until it is
-settled, however often its write fails), or *aside* (the backend refused this record; it blocks nobody). It holds on to the
-journal segments that its records came from until it is stored.
+settled, however often its write fails), an *orphan* (its session is not stored), or *refused* (on its way to the dead
+letters). The last two block nobody. An entry holds on to the journal segments that its records came from until it is stored.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from persistence_service.journal.segment import Segment
+from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.storage.collections import Collection
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -34,18 +35,18 @@ class Tickets:
         return self.last
 
 
-class AsideReason(StrEnum):
-    """Why a record waits outside of the flush."""
-
-    UNKNOWN_SESSION = "unknown_session"
-    TASK_ID_CONFLICT = "task_id_conflict"
-    DATA_REJECTED = "data_rejected"
-
-
 class UnstoredReason(StrEnum):
-    """Why a record that will be flushed is not in the backend yet."""
+    """Why a record that is safe in the journal is not in the backend yet."""
 
     STORAGE_UNAVAILABLE = "storage_unavailable"
+    UNKNOWN_SESSION = "unknown_session"
+
+
+class Place(StrEnum):
+    """Where a record that is not stored is: it waits, or it is among the dead letters."""
+
+    WAITING = "waiting"
+    DEAD_LETTER = "dead_letter"
 
 
 @dataclass(slots=True)
@@ -65,16 +66,23 @@ class Entry(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Aside(Generic[R]):
-    """An entry that the backend refused, with our words for it."""
+class Refused(Generic[R]):
+    """An entry that can't be stored, with our words for it and the database's error number and column, if it told any."""
 
     entry: Entry[R]
-    reason: AsideReason
+    reason: DeadLetterReason
     detail: str
+    number: int | None = None
+    column: str | None = None
 
 
-OnRefused = Callable[[str, Aside[Any]], None]
-"""Told of every refused record: its collection's name, and why."""
+@dataclass(frozen=True, slots=True)
+class Orphan(Generic[R]):
+    """An entry whose session is not stored; `since_s` is what the caller's clock of patience showed when that was found."""
+
+    entry: Entry[R]
+    parent: str
+    since_s: float
 
 
 class RecordBuffer(Generic[R]):
@@ -83,20 +91,19 @@ class RecordBuffer(Generic[R]):
     Waiting entries are in the order of their tickets. Everything of a key that is not refused agrees in the fixed fields.
     """
 
-    def __init__(self, collection: Collection[R], release: Release, on_refused: OnRefused) -> None:
+    def __init__(self, collection: Collection[R], release: Release) -> None:
         self.collection = collection
         self._release = release
-        self._on_refused = on_refused
         self._waiting: dict[str, Entry[R]] = {}
         self._in_flight: dict[str, Entry[R]] = {}
-        self._orphans: dict[str, dict[str, Entry[R]]] = {}
-        self._orphan_parent: dict[str, str] = {}
-        self._refused: dict[str, list[Aside[R]]] = {}
+        self._orphans: dict[str, Orphan[R]] = {}
+        self._orphans_of: dict[str, dict[str, None]] = {}
+        self._refused: dict[str, list[Refused[R]]] = {}
         self._refused_count = 0
         self.size_bytes = 0
         self.aside_bytes = 0
         self.merged = 0
-        self._awaited: set[int] = set()
+        self._awaited: dict[int, dict[str, tuple[Place, DeadLetterReason]]] = {}
 
     # ------------------------------------------------------------------------------------------------- figures
 
@@ -108,16 +115,16 @@ class RecordBuffer(Generic[R]):
     @property
     def orphans(self) -> int:
         """Records whose parent is not stored yet."""
-        return len(self._orphan_parent)
+        return len(self._orphans)
 
     @property
     def missing_parents(self) -> list[str]:
         """The parents that orphans wait for."""
-        return list(self._orphans)
+        return list(self._orphans_of)
 
     @property
     def refused(self) -> int:
-        """Records that the backend can't accept."""
+        """Records that the backend can't accept and that are no dead letters yet."""
         return self._refused_count
 
     @property
@@ -144,7 +151,7 @@ class RecordBuffer(Generic[R]):
     @property
     def oldest_aside_s(self) -> float | None:
         """Monotonic time of the arrival of the oldest record set aside, None when there is none. Looks at all of them."""
-        return min((aside.entry.arrived_s for aside in self.aside()), default=None)
+        return min((entry.arrived_s for entry in self._aside()), default=None)
 
     def has_up_to(self, ticket: int) -> bool:
         """Whether anything that arrived up to `ticket` is still unflushed."""
@@ -159,17 +166,18 @@ class RecordBuffer(Generic[R]):
         """
         key = self.collection.key_of(entry.record)
         self.size_bytes += entry.size
-        if key not in self._waiting and key not in self._in_flight and key not in self._orphan_parent:
+        if key not in self._waiting and key not in self._in_flight and key not in self._orphans:
             self._waiting[key] = entry
             return
         if any(self._differs_in_fixed(present.record, entry.record) for present in self._entries(key)):
-            self._refuse(key, Aside(entry, AsideReason.TASK_ID_CONFLICT, "another session has a task of this id"))
+            conflict = "another session has a task of this id, accepted and not yet stored"
+            self._refuse(key, Refused(entry, DeadLetterReason.TASK_ID_CONFLICT, conflict))
             return
-        if key in self._orphan_parent:
-            orphans = self._orphans[self._orphan_parent[key]]
-            self.aside_bytes -= orphans[key].size
-            orphans[key] = self._joined(orphans[key], entry)
-            self.aside_bytes += orphans[key].size
+        if key in self._orphans:
+            orphan = self._orphans[key]
+            joined = self._joined(orphan.entry, entry)
+            self.aside_bytes += joined.size - orphan.entry.size
+            self._orphans[key] = replace(orphan, entry=joined)
             return
         present = self._waiting.get(key)
         self._waiting[key] = entry if present is None else self._joined(present, entry)
@@ -212,93 +220,147 @@ class RecordBuffer(Generic[R]):
                 del self._waiting[key]
         return list(self._in_flight.values())
 
-    def settle(self, entry: Entry[R]) -> None:
-        """The entry is stored: let go of it and of its place in the journal."""
-        del self._in_flight[self.collection.key_of(entry.record)]
-        self.size_bytes -= entry.size
-        for segment, items in entry.holds:
-            self._release(segment, items)
+    def put_back(self) -> None:
+        """The chunk in flight waits again, at the head, so that the next one may be another."""
+        back, self._in_flight = self._in_flight, {}
+        for key, entry in back.items():
+            newer = self._waiting.pop(key, None)
+            if newer is not None:
+                back[key] = self._joined(entry, newer)
+        self._waiting = back | self._waiting
 
-    def set_orphan(self, entry: Entry[R]) -> None:
-        """The entry's parent is not stored: keep it, and what arrived of its key since, until `adopt` names that parent."""
+    def settle(self, entry: Entry[R]) -> None:
+        """The entry is stored, or deleted: let go of it and of its place in the journal."""
+        del self._in_flight[self.collection.key_of(entry.record)]
+        self._let_go(entry)
+
+    def set_orphan(self, entry: Entry[R], since_s: float) -> None:
+        """The entry's parent is not stored: keep it, and what arrives of its key, until `adopt` names that parent."""
         key = self.collection.key_of(entry.record)
         del self._in_flight[key]
         newer = self._waiting.pop(key, None)
         if newer is not None:
             entry = self._joined(entry, newer)
         parent = self._parent_of(entry.record)
-        self._orphans.setdefault(parent, {})[key] = entry
-        self._orphan_parent[key] = parent
+        self._orphans[key] = Orphan(entry, parent, since_s)
+        self._orphans_of.setdefault(parent, {})[key] = None
         self.aside_bytes += entry.size
 
-    def refuse(self, entry: Entry[R], reason: AsideReason, detail: str) -> None:
-        """The backend can't accept the entry: keep it aside, in memory and in the journal."""
-        key = self.collection.key_of(entry.record)
+    def refuse(self, refused: Refused[R]) -> None:
+        """The backend can't accept an entry in flight: keep it aside until it is a dead letter."""
+        key = self.collection.key_of(refused.entry.record)
         del self._in_flight[key]
-        self._refuse(key, Aside(entry, reason, detail))
+        self._refuse(key, refused)
 
     def adopt(self, parents: Iterable[str]) -> None:
         """These parents are stored: their orphans wait for the next chunk, in the order of their arrival.
 
         It takes time in proportion to all that waits: call it once for many parents.
         """
-        adopted: dict[str, Entry[R]] = {}
-        for parent in parents:
-            adopted |= self._orphans.pop(parent, {})
-        if adopted:
-            for key, entry in adopted.items():
-                del self._orphan_parent[key]
-                self.aside_bytes -= entry.size
+        keys = [key for parent in parents for key in self._orphans_of.get(parent, ())]
+        if keys:
+            adopted = {key: self._pop_orphan(key).entry for key in keys}
             waiting = adopted | self._waiting
             self._waiting = dict(sorted(waiting.items(), key=lambda item: item[1].ticket))
 
+    # --------------------------------------------------------------------------------------------- dead letters
+
+    def give_up(self, before_s: float, *, room: int, room_bytes: int, detail: str) -> None:
+        """Refuse the orphans since before `before_s`, and the longest waiting ones for whom there is no `room`."""
+        while self._orphans:
+            key, orphan = next(iter(self._orphans.items()))
+            if orphan.since_s >= before_s and self.orphans <= room and self.aside_bytes <= room_bytes:
+                break
+            self._pop_orphan(key)
+            self._refuse(key, Refused(orphan.entry, DeadLetterReason.UNKNOWN_SESSION, detail))
+
+    def all_refused(self) -> list[Refused[R]]:
+        """Those that are no dead letters yet."""
+        return [refused for several in self._refused.values() for refused in several]
+
+    def let_go(self, refused: Refused[R], place: Place) -> None:
+        """The refused record is at that place now, and not here any more."""
+        entry = self._pop_refused(refused)
+        for ticket in entry.watched:
+            if ticket in self._awaited:
+                self._awaited[ticket][_identity(self.collection, entry.record)] = (place, refused.reason)
+        self._let_go(entry)
+
+    def _pop_orphan(self, key: str) -> Orphan[R]:
+        orphan = self._orphans.pop(key)
+        siblings = self._orphans_of[orphan.parent]
+        del siblings[key]
+        if not siblings:
+            del self._orphans_of[orphan.parent]
+        self.aside_bytes -= orphan.entry.size
+        return orphan
+
+    def _pop_refused(self, refused: Refused[R]) -> Entry[R]:
+        """Take it out as it is now: it may have been sent again meanwhile."""
+        key = self.collection.key_of(refused.entry.record)
+        places = self._refused[key]
+        place = next(n for n, each in enumerate(places) if self._says_the_same(each.entry.record, refused.entry.record))
+        entry = places.pop(place).entry
+        if not places:
+            del self._refused[key]
+        self._refused_count -= 1
+        self.aside_bytes -= entry.size
+        return entry
+
+    def _let_go(self, entry: Entry[R]) -> None:
+        self.size_bytes -= entry.size
+        for segment, items in entry.holds:
+            self._release(segment, items)
+
     # --------------------------------------------------------------------------------------------------- reads
 
-    def view(self, key: str) -> R | None:
-        """Everything known here of `key`, merged; None when nothing is. Refused records do not show."""
-        records = [entry.record for entry in self._entries(key)]
-        return reduce(self._merged, records) if records else None
+    def view(self, key: str, spilled: Iterable[R] = ()) -> R | None:
+        """Everything known of `key` here and in the records `spilled` of it, merged; None when nothing is.
+
+        Refused records do not show, nor those that contradict the others in a fixed field.
+        """
+        records = [*(entry.record for entry in self._entries(key)), *spilled]
+        agreeing = [record for record in records if not self._differs_in_fixed(records[0], record)]
+        return reduce(self._merged, agreeing) if agreeing else None
 
     def records(self) -> Iterator[R]:
         """Every record in memory, several of one key perhaps: what was refused too."""
-        for place in (self._in_flight, self._waiting, *self._orphans.values()):
-            for entry in place.values():
-                yield entry.record
-        for refused in self._refused.values():
-            for aside in refused:
-                yield aside.entry.record
+        for place in (self._in_flight, self._waiting):
+            yield from (entry.record for entry in place.values())
+        yield from (entry.record for entry in self._aside())
 
-    def aside(self) -> Iterator[Aside[R]]:
-        """Every record that waits outside of the flush, orphans first."""
-        for orphans in self._orphans.values():
-            for entry in orphans.values():
-                yield Aside(entry, AsideReason.UNKNOWN_SESSION, "its session is not known")
-        for refused in self._refused.values():
-            yield from refused
+    def _aside(self) -> Iterator[Entry[R]]:
+        yield from (orphan.entry for orphan in self._orphans.values())
+        yield from (refused.entry for refused in self.all_refused())
 
     def watch(self, ticket: int) -> None:
         """The sender of this batch will ask `why_unstored`, until `unwatch`."""
-        self._awaited.add(ticket)
+        self._awaited[ticket] = {}
+
+    def is_watched(self, ticket: int) -> bool:
+        """Whether somebody will ask `why_unstored` about this batch."""
+        return ticket in self._awaited
 
     def unwatch(self, ticket: int) -> None:
         """The sender has its answer: merging forgets the ticket, so that a record sent over and over does not grow by it."""
-        self._awaited.discard(ticket)
+        self._awaited.pop(ticket, None)
 
-    def why_unstored(self, record: R, ticket: int) -> UnstoredReason | AsideReason | None:
-        """Why a record of the watched batch `ticket` is not in the backend; None when it is, alone or merged into another."""
+    def why_unstored(self, record: R, ticket: int) -> tuple[Place, str] | None:
+        """Where a record of the watched batch `ticket` is and why; None when it is stored, alone or merged into another."""
         key = self.collection.key_of(record)
         for entry in self._entries(key):
             if ticket in entry.watched and not self._differs_in_fixed(entry.record, record):
-                is_orphan = key in self._orphan_parent
-                return AsideReason.UNKNOWN_SESSION if is_orphan else UnstoredReason.STORAGE_UNAVAILABLE
-        for aside in self._refused.get(key, ()):
-            if ticket in aside.entry.watched and not self._differs_in_fixed(aside.entry.record, record):
-                return aside.reason
-        return None
+                is_orphan = key in self._orphans
+                reason = UnstoredReason.UNKNOWN_SESSION if is_orphan else UnstoredReason.STORAGE_UNAVAILABLE
+                return Place.WAITING, reason
+        for refused in self._refused.get(key, ()):
+            if ticket in refused.entry.watched and not self._differs_in_fixed(refused.entry.record, record):
+                return Place.WAITING, refused.reason
+        return self._awaited.get(ticket, {}).get(_identity(self.collection, record))
 
     def _entries(self, key: str) -> Iterator[Entry[R]]:
-        if key in self._orphan_parent:
-            yield self._orphans[self._orphan_parent[key]][key]
+        if key in self._orphans:
+            yield self._orphans[key].entry
         for place in (self._in_flight, self._waiting):
             if key in place:
                 yield place[key]
@@ -314,16 +376,22 @@ class RecordBuffer(Generic[R]):
         merge = self.collection.merge
         return not self._differs_in_fixed(one, other) and merge(one, other) is one and merge(other, one) is other
 
-    def _refuse(self, key: str, aside: Aside[R]) -> None:
+    def _refuse(self, key: str, refused: Refused[R]) -> None:
         places = self._refused.setdefault(key, [])
         for place, present in enumerate(places):
-            if self._says_the_same(present.entry.record, aside.entry.record):  # it was sent again
-                places[place] = replace(present, entry=self._joined(present.entry, aside.entry))
+            if self._says_the_same(present.entry.record, refused.entry.record):  # it was sent again
+                self.aside_bytes -= present.entry.size
+                places[place] = replace(present, entry=self._joined(present.entry, refused.entry))
+                self.aside_bytes += places[place].entry.size
                 return
-        places.append(aside)
+        places.append(refused)
         self._refused_count += 1
-        self.aside_bytes += aside.entry.size
-        self._on_refused(self.collection.name, aside)
+        self.aside_bytes += refused.entry.size
+
+
+def _identity(collection: Collection[Any], record: msgspec.Struct) -> str:
+    """A record's key and what it can't change."""
+    return "\0".join([collection.key_of(record), *(str(getattr(record, field)) for field in collection.fixed)])
 
 
 def _compact(holds: Iterable[tuple[Segment, int]]) -> tuple[tuple[Segment, int], ...]:

@@ -2,29 +2,34 @@
 
 Peek, write, commit, then release: a chunk leaves the buffer only when the backend has committed it. A chunk that failed stays
 at the head and is repeated as it is, which is safe because writing is idempotent, so a commit of unknown outcome needs no
-special care. A chunk with a record that can never be stored is halved until that record is alone.
+special care. What waits in the journal alone is read back, oldest first, whenever memory is half empty.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import structlog
 
 from persistence_service.buffer.backoff import Backoff
-from persistence_service.buffer.buffer import AsideReason, Entry, RecordBuffer
-from persistence_service.buffer.policy import FlushPolicy, MemoryBounds
+from persistence_service.buffer.buffer import RecordBuffer, Tickets
+from persistence_service.buffer.chunk_writer import ChunkWriter
+from persistence_service.buffer.letterbox import Letterbox
+from persistence_service.buffer.policy import FlushPolicy
+from persistence_service.buffer.refill import Refill
+from persistence_service.buffer.room import Room
+from persistence_service.buffer.set_aside import SetAside
+from persistence_service.buffer.spill import SpillQueue
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import (
-    DataRejected,
     PersistenceError,
     QueryTimeout,
     ShuttingDown,
+    StorageSetupError,
     StorageUnavailable,
     Unavailable,
     UnclassifiedStorageError,
@@ -32,12 +37,13 @@ from persistence_service.errors import (
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.observability.metrics import Metrics
-from persistence_service.storage.backend import RejectionReason, StorageBackend, WriteResult
+from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.query import COUNT, OneOf
 
-R = TypeVar("R", bound=msgspec.Struct)
 _log = structlog.get_logger(__name__)
 _PARENTS_AT_ONCE = 1000
+_SETUP_PAUSE_S = 5.0
+_RATE_WEIGHT = 0.2
 
 
 class FlushReason(StrEnum):
@@ -52,12 +58,15 @@ class FlushReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FlushReport:
-    """What a flush on demand did: records written since it was asked for, and those that wait for a person or a session."""
+    """What a flush on demand did since it was asked for: records written, and records that became dead letters.
+
+    `waiting` are those that wait for their session, or for the database to take them after all.
+    """
 
     sessions_written: int
     tasks_written: int
     waiting: int
-    refused: int
+    dead_lettered: int
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +83,20 @@ class _Request:
         self.done.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Everything that a flusher takes from, and the ways of what can't be stored."""
+
+    sessions: RecordBuffer[Session]
+    tasks: RecordBuffer[Task]
+    spill: SpillQueue
+    refill: Refill
+    letterbox: Letterbox
+    set_aside: SetAside
+    room: Room
+    tickets: Tickets
+
+
 class Flusher:
     """Owns the way from the buffers to the backend. `run` is its one task; everything else only asks of it.
 
@@ -82,27 +105,27 @@ class Flusher:
 
     def __init__(
         self,
+        waiting: Waiting,
         *,
-        sessions: RecordBuffer[Session],
-        tasks: RecordBuffer[Task],
+        writer: ChunkWriter,
         backend: StorageBackend,
         policy: FlushPolicy,
-        bounds: MemoryBounds,
         timing: Timing,
         metrics: Metrics,
-        last_ticket: Callable[[], int],
         prepare: Callable[[], Awaitable[None]],
+        is_replaying: Callable[[], bool],
         backoff: Backoff | None = None,
     ) -> None:
-        self._sessions = sessions
-        self._tasks = tasks
+        self._waiting = waiting
+        self._sessions = waiting.sessions
+        self._tasks = waiting.tasks
+        self._writer = writer
         self._backend = backend
         self._policy = policy
-        self._bounds = bounds
         self._timing = timing
         self._metrics = metrics
-        self._last_ticket = last_ticket
         self._prepare = prepare
+        self._is_replaying = is_replaying
         self._backoff = backoff or Backoff()
         self._wake = asyncio.Event()
         self._requests: list[_Request] = []
@@ -112,14 +135,17 @@ class Flusher:
         self._draining = False
         self._stopping = False
         self._unfinished: FlushReason | None = None
-        self._written = {sessions.collection.name: 0, tasks.collection.name: 0}
+        self._written = {self._sessions.collection.name: 0, self._tasks.collection.name: 0}
         self._counted = dict(self._written)
         self._parents_sought_s = timing.monotonic()
         self._stored_parents: list[str] = []
+        self._patience = _Patience(timing)
+        self._told: type[PersistenceError] | None = None
+        self._next_attempt_s = 0.0
         self.failure: PersistenceError | None = None
         self.last_flush_us: int | None = None
         self.rows_per_s: float | None = None
-        self.on_room: Callable[[], None] = lambda: None
+        self.on_sessions: Callable[[], None] = lambda: None
 
     # ------------------------------------------------------------------------------------------ asked by others
 
@@ -145,8 +171,8 @@ class Flusher:
         """
         if self._stopping:
             raise ShuttingDown("the service is shutting down; what it accepted is safe", retry_after_s=5)
-        before = dict(self._written)
-        request = _Request(self._last_ticket(), patient)
+        before, letters_before = dict(self._written), self._waiting.letterbox.total
+        request = _Request(self._waiting.tickets.last, patient)
         self._requests.append(request)
         if self.failure is None or not patient:
             self._wake.set()
@@ -161,8 +187,8 @@ class Flusher:
         return FlushReport(
             sessions_written=self._written[self._sessions.collection.name] - before[self._sessions.collection.name],
             tasks_written=self._written[self._tasks.collection.name] - before[self._tasks.collection.name],
-            waiting=self._tasks.orphans,
-            refused=self._sessions.refused + self._tasks.refused,
+            waiting=self._tasks.orphans + self._waiting.set_aside.queue.total,
+            dead_lettered=self._waiting.letterbox.total - letters_before,
         )
 
     async def stop(self, *, drain_s: float) -> None:
@@ -176,7 +202,7 @@ class Flusher:
         try:
             await self.flush(patient=self.failure is None, timeout_s=drain_s)
         except (TimeoutError, Unavailable) as exc:
-            left = self._sessions.total + self._tasks.total
+            left = self._sessions.total + self._tasks.total + self._waiting.spill.total
             _log.warning("flush.shutdown_incomplete", left=left, reason=type(exc).__name__)
         finally:
             self._stopping = True
@@ -191,7 +217,7 @@ class Flusher:
                 self._wake.clear()
                 reason = self._due() or self._unfinished
                 if reason is None and self._prepared:
-                    await self._timing.wait(self._wake, self._seconds_to_age_limit())
+                    await self._timing.wait(self._wake, self._seconds_to_next())
                 else:
                     await self._try(reason)
         finally:
@@ -211,7 +237,7 @@ class Flusher:
             await self._pause_after(exc)
         except Exception as exc:  # noqa: BLE001  # the supervision point of flushing: nothing may end it
             error = UnclassifiedStorageError(f"unexpected {type(exc).__name__} in the flusher")
-            if type(self.failure) is not type(error):
+            if self._told is not type(error):
                 _log.exception("flush.unexpected_error")
             await self._pause_after(error)
         else:
@@ -225,35 +251,46 @@ class Flusher:
             return FlushReason.SHUTDOWN if self._draining else FlushReason.REQUEST
         if max(self._sessions.unflushed, self._tasks.unflushed) >= self._policy.max_buffer_size:
             return FlushReason.SIZE
-        if (self._room_wanted or self._is_pressed()) and self._sessions.unflushed + self._tasks.unflushed:
+        if self._waiting.spill or (
+            self._waiting.room.unflushed and (self._room_wanted or self._waiting.room.is_pressed)
+        ):
             return FlushReason.MEMORY
-        left = self._seconds_to_age_limit()
+        left = self._seconds_to_next()
         if left is not None and left <= 0:
             return FlushReason.AGE
         return None
 
-    def _is_pressed(self) -> bool:
-        bounds = self._bounds
-        records = self._sessions.unflushed + self._tasks.unflushed
-        size = self._sessions.unflushed_bytes + self._tasks.unflushed_bytes
-        return records >= bounds.pressure * bounds.records or size >= bounds.pressure * bounds.size_bytes
-
-    def _seconds_to_age_limit(self) -> float | None:
-        since = [t for buffer in (self._sessions, self._tasks) if (t := buffer.oldest_arrival_s) is not None]
+    def _seconds_to_next(self) -> float | None:
+        """Until the next flush is due by age, None when nothing waits."""
+        policy = self._policy
+        due = [
+            at + policy.flush_interval_s
+            for buffer in (self._sessions, self._tasks)
+            if (at := buffer.oldest_arrival_s) is not None
+        ]
         if self._tasks.orphans:
-            since.append(self._parents_sought_s)
-        return min(since) + self._policy.flush_interval_s - self._timing.monotonic() if since else None
+            due.append(self._parents_sought_s + min(policy.flush_interval_s, policy.orphan_grace_s))
+        now = self._timing.monotonic()
+        seconds = [at - now for at in due]
+        if (retry := self._waiting.set_aside.due_in_s) is not None:
+            seconds.append(retry)
+        return min(seconds, default=None)
 
     async def _flush(self, reason: FlushReason) -> None:
         started = self._timing.monotonic()
-        before = sum(self._written.values())
-        target = self._last_ticket()
         self._room_wanted = False
         await self._seek_parents(started, reason)
-        await self._flush_up_to(self._sessions, target)
-        self._tasks.adopt(self._stored_parents)
-        self._stored_parents.clear()
-        await self._flush_up_to(self._tasks, target)
+        await self._try_set_aside()
+        target = self._waiting.tickets.last
+        while True:
+            await self._waiting.refill.run()
+            await self._flush_up_to(self._sessions, target)
+            self._adopt()
+            await self._flush_up_to(self._tasks, target)
+            await self._deal_with_refused()
+            self._answer_requests()
+            if not self._waiting.spill.has_up_to(target):
+                break
         self.last_flush_us = self._timing.wall_us()
         seconds = self._timing.monotonic() - started
         rows = {name: count - self._counted[name] for name, count in self._written.items()}
@@ -261,10 +298,6 @@ class Flusher:
         self._metrics.flushed(reason.value, seconds, rows)
         if any(rows.values()):
             _log.info("flush", reason=reason.value, ms=round(seconds * 1000), **rows)
-        written = sum(self._written.values()) - before
-        if written and seconds > 0:
-            self.rows_per_s = written / seconds
-        self._answer_requests()
 
     async def _seek_parents(self, now_s: float, reason: FlushReason) -> None:
         """Look for orphans' sessions that somebody else has stored: when a person asks, and once in a flush interval."""
@@ -285,58 +318,64 @@ class Flusher:
                 return  # orphans hold nobody up
             self._stored_parents.extend(group.keys[0] for group in stored)
 
+    def _adopt(self) -> None:
+        """Orphans whose session came go on; those that waited too long, or for whom there is no room, give up."""
+        if self._stored_parents:
+            self._tasks.adopt(self._stored_parents)
+            self._stored_parents.clear()
+            self.on_sessions()
+        # The session may still be in the part of the journal that was not read yet.
+        patience_s = self._patience.now_s - self._policy.orphan_grace_s if not self._is_replaying() else float("-inf")
+        room, room_bytes = self._waiting.room.aside
+        detail = "its session is not known"
+        self._tasks.give_up(patience_s, room=room, room_bytes=room_bytes, detail=detail)
+
+    async def _try_set_aside(self) -> None:
+        """Give what the database refused too often another chance, when nothing else waits on disk."""
+        due_in_s = self._waiting.set_aside.due_in_s
+        if due_in_s is not None and due_in_s <= 0 and not self._waiting.spill and not self._is_replaying():
+            await self._waiting.set_aside.try_again()
+
+    async def _deal_with_refused(self) -> None:
+        if self._sessions.refused or self._tasks.refused:
+            await self._waiting.letterbox.deliver()
+            await self._waiting.set_aside.take_over()
+
     async def _flush_up_to(self, buffer: RecordBuffer[Any], ticket: int) -> None:
         while buffer.has_up_to(ticket):
             await self._flush_chunk(buffer)
 
     async def _flush_chunk(self, buffer: RecordBuffer[Any]) -> None:
+        started = self._timing.monotonic()
         entries = buffer.take(max_rows=self._policy.max_buffer_size, max_bytes=self._policy.chunk_bytes)
-        await self._write(buffer, entries)
-        self._note_success()
-        self.on_room()
-
-    async def _write(self, buffer: RecordBuffer[R], entries: Sequence[Entry[R]]) -> None:
-        """Write one chunk in a transaction; halve it as often as a record in it can't be stored."""
-        try:
-            result = await self._backend.write(buffer.collection, [entry.record for entry in entries])
-        except DataRejected as exc:
-            if len(entries) == 1:
-                buffer.refuse(entries[0], AsideReason.DATA_REJECTED, _refusal(exc))
-                return
-            middle = len(entries) // 2
-            await self._write(buffer, entries[:middle])
-            await self._write(buffer, entries[middle:])
-            return
-        self._settle(buffer, entries, result)
-
-    def _settle(self, buffer: RecordBuffer[R], entries: Sequence[Entry[R]], result: WriteResult) -> None:
-        reasons = {rejection.index: rejection.reason for rejection in result.rejected}
-        for index, entry in enumerate(entries):
-            match reasons.get(index):
-                case None:
-                    buffer.settle(entry)
-                case RejectionReason.UNKNOWN_PARENT:
-                    if not buffer.orphans:
-                        self._parents_sought_s = self._timing.monotonic()
-                    buffer.set_orphan(entry)
-                case RejectionReason.FIXED_FIELD_CHANGED:
-                    detail = "a stored task of this id belongs to another session"
-                    buffer.refuse(entry, AsideReason.TASK_ID_CONFLICT, detail)
-        self._written[buffer.collection.name] += result.stored
-        if buffer.collection is self._sessions.collection and self._tasks.orphans:
-            self._stored_parents.extend(buffer.collection.key_of(entry.record) for entry in entries)
+        report = await self._writer.write(buffer, entries, self._patience.now_s)
+        self.failure = None
+        self._patience.go_on()
+        self._written[buffer.collection.name] += report.stored
+        self._metrics.dropped(buffer.collection.name, report.dropped)
+        self._stored_parents.extend(report.stored_parents)
+        seconds = self._timing.monotonic() - started
+        if report.stored and seconds > 0:
+            rate = report.stored / seconds
+            self.rows_per_s = (
+                rate if self.rows_per_s is None else self.rows_per_s + _RATE_WEIGHT * (rate - self.rows_per_s)
+            )
 
     def _note_success(self) -> None:
-        if self.failure is not None:
+        self.failure = None
+        self._patience.go_on()
+        if self._told is not None:
             _log.info("storage.recovered", after_failures=self._backoff.failures)
-            self.failure = None
+            self._told = None
         self._backoff.reset()
 
     async def _pause_after(self, error: PersistenceError) -> None:
         """Tell those who wait for a flush and are not patient, then wait for the back-off, a request, or the stop."""
-        if type(error) is not type(self.failure):
+        if type(error) is not self._told:
             _log.error("storage.failing", error=error.code, number=getattr(error, "number", None), detail=str(error))
+            self._told = type(error)
         self.failure = error
+        self._patience.pause()
         self._metrics.flush_failed(error.code)
         self._wake.clear()
         for request in self._requests:
@@ -344,12 +383,22 @@ class Flusher:
                 request.end(_as_unavailable(error))
         self._requests = [request for request in self._requests if request.patient]
         if not self._stopping:
-            await self._timing.wait(self._wake, self._backoff.next_delay_s())
+            delay_s = self._backoff.next_delay_s()
+            if isinstance(error, (StorageSetupError, UnclassifiedStorageError)):
+                delay_s = max(delay_s, _SETUP_PAUSE_S)  # a person must act first
+            self._next_attempt_s = self._timing.monotonic() + delay_s
+            await self._timing.wait(self._wake, delay_s)
+
+    @property
+    def next_attempt_in_s(self) -> float:
+        """Seconds until a failing backend is tried again."""
+        return max(0.0, self._next_attempt_s - self._timing.monotonic())
 
     def _answer_requests(self) -> None:
         waiting: list[_Request] = []
         for request in self._requests:
-            if self._sessions.has_up_to(request.ticket) or self._tasks.has_up_to(request.ticket):
+            places = (self._sessions, self._tasks, self._waiting.spill)
+            if any(place.has_up_to(request.ticket) for place in places):
                 waiting.append(request)
             else:
                 request.end()
@@ -361,12 +410,24 @@ class Flusher:
         self._requests.clear()
 
 
-def _refusal(error: DataRejected) -> str:
-    """Our words for it, with what is known of the driver's."""
-    number = f"error {error.number}" if error.number is not None else ""
-    column = f"column {error.column}" if error.column else ""
-    known = ", ".join(filter(None, (number, column)))
-    return f"the database refuses it ({known})" if known else "the database refuses it"
+class _Patience:
+    """Seconds during which the backend was available, by a clock that stands still in an outage."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._before_s = 0.0
+        self._since_s: float | None = None
+
+    @property
+    def now_s(self) -> float:
+        return self._before_s + (0.0 if self._since_s is None else self._timing.monotonic() - self._since_s)
+
+    def go_on(self) -> None:
+        if self._since_s is None:
+            self._since_s = self._timing.monotonic()
+
+    def pause(self) -> None:
+        self._before_s, self._since_s = self.now_s, None
 
 
 def _as_unavailable(error: PersistenceError) -> StorageUnavailable:

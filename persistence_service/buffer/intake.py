@@ -1,4 +1,4 @@
-"""One collection's way from a journaled payload into its buffer, for new batches and replayed ones alike."""
+"""One collection's way from a journaled payload into its buffer or, when memory is full, to those that wait on disk."""
 
 from __future__ import annotations
 
@@ -8,26 +8,42 @@ from typing import Generic, TypeVar
 import msgspec
 
 from persistence_service.buffer.buffer import Entry, RecordBuffer, Tickets
+from persistence_service.buffer.room import Room
+from persistence_service.buffer.spill import SpilledBatch, SpillQueue
 from persistence_service.buffer.timing import Timing
 from persistence_service.journal.segment import Position
 
 R = TypeVar("R", bound=msgspec.Struct)
 
+# The journal's kinds of record; each payload is a JSON array of records as they are kept.
+KIND_SESSIONS = 1
+KIND_TASKS = 2
+
 
 class Intake(Generic[R]):
-    """Merges the records of one journal kind into `buffer`, and calls `arrived` after each batch.
+    """Takes in the records of one journal kind, and calls `on_arrival` after each batch.
 
-    A payload is a JSON array of records as they are kept.
+    A payload is a JSON array of records as they are kept. While anything waits in `spill`, all that is new waits behind it,
+    so that what came first is written first.
     """
 
     def __init__(
-        self, buffer: RecordBuffer[R], kind: int, *, tickets: Tickets, timing: Timing, arrived: Callable[[], None]
+        self,
+        buffer: RecordBuffer[R],
+        kind: int,
+        *,
+        room: Room,
+        spill: SpillQueue,
+        tickets: Tickets,
+        timing: Timing,
     ) -> None:
         self.buffer = buffer
         self.kind = kind
+        self._room = room
+        self._spill = spill
         self._tickets = tickets
         self._timing = timing
-        self._arrived = arrived
+        self.on_arrival: Callable[[], None] = lambda: None
         self._encoder = msgspec.json.Encoder()
         self._splitter = msgspec.json.Decoder(list[msgspec.Raw])
         # Records know no other fields: one that a later version wrote would be lost once the record is stored.
@@ -57,18 +73,26 @@ class Intake(Generic[R]):
         """How many bytes of `payload` each of its records takes."""
         return [len(raw) for raw in self._splitter.decode(payload)]
 
-    def merge(self, records: list[R], sizes: list[int], position: Position, *, watched: bool = False) -> int:
+    def take_in(self, records: list[R], sizes: list[int], position: Position, *, watched: bool = False) -> int:
         """Take in the records of the payload at `position`, each of which holds its segment; returns the batch's ticket.
 
         `watched` lets `RecordBuffer.why_unstored` be asked about this batch, until `unwatch`.
         """
-        now = self._timing.monotonic()
         ticket = self._tickets.next()
-        holds = ((position.segment, 1),)
-        watchers = (ticket,) if watched else ()
+        now = self._timing.monotonic()
         if watched:
             self.buffer.watch(ticket)
-        for record, size in zip(records, sizes, strict=True):
-            self.buffer.add(Entry(record, ticket, now, size, holds, watchers))
-        self._arrived()
+        batch = SpilledBatch(self.kind, ticket, position, len(records), now)
+        if self._spill or not self._room.fits(len(records), position.length):
+            self._spill.append(batch, [self.buffer.collection.key_of(record) for record in records], records)
+        else:
+            self.merge(records, sizes, batch)
+        self.on_arrival()
         return ticket
+
+    def merge(self, records: list[R], sizes: list[int], batch: SpilledBatch) -> None:
+        """Merge the records of `batch` into the buffer."""
+        holds = ((batch.position.segment, 1),)
+        watchers = (batch.ticket,) if self.buffer.is_watched(batch.ticket) else ()
+        for record, size in zip(records, sizes, strict=True):
+            self.buffer.add(Entry(record, batch.ticket, batch.arrived_s, size, holds, watchers))

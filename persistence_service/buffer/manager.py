@@ -1,13 +1,13 @@
 """The buffer manager: takes batches in, keeps them safe, and answers for what is not yet in the backend.
 
-The way of a batch: stamped and checked, its room reserved, appended to the journal, merged into the buffer, acknowledged.
-Persist first, batch after; only this order. What was journaled is merged even if the one who sent it has gone.
+The way of a batch: stamped and checked, appended to the journal, merged into the buffer, acknowledged. Persist first, batch
+after; only this order. What was journaled is taken in even if the one who sent it has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from persistence_service.buffer.buffer import Aside, RecordBuffer, Tickets
-from persistence_service.buffer.flusher import Flusher, FlushReport
-from persistence_service.buffer.intake import Intake
-from persistence_service.buffer.policy import AckPolicy, MemoryBounds
+from persistence_service.buffer.buffer import Place, RecordBuffer, UnstoredReason
+from persistence_service.buffer.flusher import Flusher, FlushReport, Waiting
+from persistence_service.buffer.forecast import Forecast
+from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
+from persistence_service.buffer.policy import AckPolicy
+from persistence_service.buffer.refill import records_of
 from persistence_service.buffer.replay import JournalReplay
-from persistence_service.buffer.room import Room
+from persistence_service.buffer.spill import SpilledBatch
 from persistence_service.buffer.timing import EventClock, Timing
 from persistence_service.errors import (
     JournalFull,
@@ -39,21 +41,23 @@ from persistence_service.models.limits import Limits
 from persistence_service.models.session import Session, SessionRequest
 from persistence_service.models.task import Task, TaskRequest
 from persistence_service.models.times import from_micros
+from persistence_service.models.tombstone import surviving_session, surviving_task
 from persistence_service.settings import Durability
 
 R = TypeVar("R", bound=msgspec.Struct)
 _log = structlog.get_logger(__name__)
 
-# The journal's kinds of record; each payload is a JSON array of records as they are kept.
-KIND_SESSIONS = 1
-KIND_TASKS = 2
+_UNKNOWN_WAIT_S = 5.0
+_SHORTEST_WAIT_S = 0.1
+_STRETCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class NotStored:
-    """An item of a batch that is safe in the journal and not in the backend: its place in the batch, and why."""
+    """An item of a batch that is safe and not in its collection: its place in the batch, where it is instead, and why."""
 
     index: int
+    place: Place
     reason: str
 
 
@@ -72,23 +76,28 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class BufferStats:
-    """Figures of the buffer: records by place, bytes of the journal's form, seconds since the oldest unflushed arrived.
+    """Figures of the buffer: accepted records that are not in the backend, and their bytes in the journal's form.
 
-    The counts include those that wait for their session and the refused. `unreadable` are journaled batches that another
-    version wrote; `unmerged` those that a mistake of ours kept out of memory, which stay journaled for the next start.
+    The counts include those that wait in the journal alone (`spilled_records`), orphans (`waiting_for_session`) and
+    `set_aside` ones; `memory_records` are those in memory that the next flush writes. `unreadable` are journaled batches
+    that another version wrote; `unmerged` those that a mistake of ours kept out, which stay journaled for the next start.
     """
 
     sessions_count: int
     tasks_count: int
     capacity: int
+    memory_records: int
     size_bytes: int
+    spilled_records: int
+    spilled_bytes: int
     waiting_for_session: int
-    refused: int
+    set_aside: int
     merged: int
     unreadable: int
     unmerged: int
     last_flush_time: datetime | None
     replaying: bool
+    dead_lettering_stopped: bool
 
     @property
     def total_count(self) -> int:
@@ -96,8 +105,8 @@ class BufferStats:
 
     @property
     def usage_percent(self) -> float:
-        """How much of the room is taken by what the next flushes will write; what is set aside has a room of its own."""
-        return round(100 * (self.total_count - self.waiting_for_session - self.refused) / self.capacity, 2)
+        """How much of the memory for what the next flushes will write is taken."""
+        return round(100 * self.memory_records / self.capacity, 2)
 
 
 class BufferManager:
@@ -105,30 +114,29 @@ class BufferManager:
 
     def __init__(
         self,
+        waiting: Waiting,
         *,
         journal: Journal,
-        sessions: RecordBuffer[Session],
-        tasks: RecordBuffer[Task],
+        intakes: Mapping[int, Intake[Any]],
         flusher: Flusher,
+        replay: JournalReplay,
         clock: EventClock,
         timing: Timing,
         limits: Limits,
-        bounds: MemoryBounds,
         ack: AckPolicy,
-        tickets: Tickets,
     ) -> None:
+        self._waiting = waiting
         self._journal = journal
-        self._sessions = Intake(sessions, KIND_SESSIONS, tickets=tickets, timing=timing, arrived=flusher.notice)
-        self._tasks = Intake(tasks, KIND_TASKS, tickets=tickets, timing=timing, arrived=flusher.notice)
+        self._sessions: Intake[Session] = intakes[KIND_SESSIONS]
+        self._tasks: Intake[Task] = intakes[KIND_TASKS]
         self._flusher = flusher
+        self._replay = replay
         self._clock = clock
         self._timing = timing
         self._limits = limits
         self._ack = ack
-        self._room = Room((sessions, tasks), flusher, bounds)
-        self._replay = JournalReplay(
-            journal=journal, intakes=(self._sessions, self._tasks), room=self._room, timing=timing
-        )
+        self._forecast = Forecast()
+        self._deleted: dict[str, tuple[datetime, int]] = {}
         self._closing = False
         self._ended: PersistenceError | None = None
         self._unmerged = 0
@@ -175,21 +183,14 @@ class BufferManager:
     def _journaled(
         self, intake: Intake[R], records: list[R], acceptance: Acceptance, durability: Durability
     ) -> asyncio.Future[int]:
-        """Hand the batch to the journal; the future has its ticket when it is journaled and merged.
+        """Hand the batch to the journal; the future has its ticket when it is journaled and taken in.
 
-        Cancelling the future, or whoever awaits it, leaves the append and the merge alone.
+        Cancelling the future, or whoever awaits it, leaves the append and the taking in alone.
         """
         payload, sizes = intake.encode(records)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"the batch is longer than {MAX_PAYLOAD_BYTES} bytes as it is kept; split it")
-        self._room.reserve(len(records), len(payload), intake.buffer)
-
-        def refused(error: Unavailable) -> None:
-            """A full journal has room again when records are stored, so that is begun now."""
-            if isinstance(error, JournalFull):
-                self._flusher.make_room()
-                error.retry_after_s = self._room.seconds_to_free(len(records))
-
+        self._forecast.note(self._timing.monotonic(), self._journal.used_bytes)
         try:
             written = self._journal.append(
                 intake.kind,
@@ -199,22 +200,19 @@ class BufferManager:
                 high_water_us=acceptance.stamp_us + len(records) - 1,
                 durable=durability is not Durability.MEMORY,
             )
-        except BaseException as exc:
-            self._room.give_back(len(records), len(payload))
-            if isinstance(exc, Unavailable):
-                refused(exc)
+        except JournalFull as exc:
+            self._note_full(exc, len(payload))
             raise
         merged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-        def merge(done: asyncio.Future[Position]) -> None:
-            self._room.give_back(len(records), len(payload))
+        def take_in(done: asyncio.Future[Position]) -> None:
             ticket, error = 0, done.exception()
-            if isinstance(error, Unavailable):
-                refused(error)
+            if isinstance(error, JournalFull):
+                self._note_full(error, len(payload))
             if error is None:
                 watched = durability is Durability.STORAGE
                 try:
-                    ticket = intake.merge(records, sizes, done.result(), watched=watched)
+                    ticket = intake.take_in(records, sizes, done.result(), watched=watched)
                 except Exception as exc:  # noqa: BLE001  # the supervision point of merging: the sender waits for it
                     error = exc
                     self._unmerged += 1
@@ -228,22 +226,37 @@ class BufferManager:
             else:
                 merged.set_exception(error)
 
-        written.add_done_callback(merge)
+        written.add_done_callback(take_in)
         return merged
+
+    def _note_full(self, error: JournalFull, size: int) -> None:
+        """A full journal has room again when records are stored, so that is begun now."""
+        self._flusher.make_room()
+        error.retry_after_s = self._seconds_to_room(size)
+
+    def _seconds_to_room(self, size: int) -> float:
+        """How long the backend needs until a record of `size` bytes fits, by the rate of its last chunks."""
+        rate = self._flusher.rows_per_s
+        if self._flusher.failure is not None or not rate:
+            return max(_UNKNOWN_WAIT_S, self._flusher.next_attempt_in_s)
+        return max(_SHORTEST_WAIT_S, self._journal.items_until_room(size) / rate)
 
     async def _store(self, buffer: RecordBuffer[R], records: list[R], ticket: int) -> tuple[NotStored, ...]:
         try:
             with suppress(TimeoutError, Unavailable):  # what is not stored says so below
                 await self._flusher.flush(patient=True, timeout_s=self._ack.timeout_s)
-            reasons = ((index, buffer.why_unstored(record, ticket)) for index, record in enumerate(records))
-            return tuple(NotStored(index, reason.value) for index, reason in reasons if reason is not None)
+            if self._waiting.spill.has_up_to(ticket):
+                unavailable = UnstoredReason.STORAGE_UNAVAILABLE
+                return tuple(NotStored(index, Place.WAITING, unavailable) for index in range(len(records)))
+            found = ((index, buffer.why_unstored(record, ticket)) for index, record in enumerate(records))
+            return tuple(NotStored(index, *why) for index, why in found if why is not None)
         finally:
             buffer.unwatch(ticket)
 
     # -------------------------------------------------------------------------------------------------- replay
 
     async def replay(self) -> None:
-        """Merge what the last run left in the journal, as fast as there is room. New batches are accepted meanwhile."""
+        """Take in what the last run left in the journal, as fast as the disk is. New batches are accepted meanwhile."""
         await self._replay.run()
 
     @property
@@ -265,9 +278,7 @@ class BufferManager:
             Replaying: the journal of the last run can't be read now.
             ShuttingDown: the service is at its end.
         """
-        while self.replaying:
-            await self._flusher.flush()
-            await self._replay.step()
+        await self._replay.done()
         return await self._flusher.flush()
 
     def begin_shutdown(self) -> None:
@@ -281,27 +292,61 @@ class BufferManager:
         )
 
     async def session(self, session_id: str) -> Session | None:
-        """What is buffered of this session, None when nothing is; what a deletion has overtaken is left out."""
-        return self._sessions.buffer.view(session_id)
+        """What is accepted of this session and not stored, None when nothing is; what was deleted since is left out."""
+        found = self._sessions.buffer.view(session_id, await self._spilled(self._sessions, session_id))
+        deleted_up_to = self._deleted_up_to(session_id)
+        return surviving_session(found, deleted_up_to) if found is not None and deleted_up_to is not None else found
 
     async def task(self, task_id: str) -> Task | None:
-        """What is buffered of this task, None when nothing is; what a deletion has overtaken is left out."""
-        return self._tasks.buffer.view(task_id)
+        """What is accepted of this task and not stored, None when nothing is; what was deleted since is left out."""
+        found = self._tasks.buffer.view(task_id, await self._spilled(self._tasks, task_id))
+        deleted_up_to = None if found is None else self._deleted_up_to(found.session_id)
+        return surviving_task(found, deleted_up_to) if found is not None and deleted_up_to is not None else found
+
+    async def _spilled(self, intake: Intake[R], key: str) -> list[R]:
+        """The records of `key` that wait in the journal alone.
+
+        What is drained meanwhile is in memory after that, and what is in memory may be stored: so the order of looking is
+        the order of moving, and nothing is missed.
+        """
+        batches = self._waiting.spill.holding(intake.kind, key)
+        records = await records_of(self._journal, intake, batches)
+        return [record for record in records if intake.buffer.collection.key_of(record) == key]
 
     async def newest_of(self, session_id: str, after: datetime) -> datetime | None:
-        """The newest event time later than `after` among the buffered records of a session, None when there is none."""
-        buffers: tuple[RecordBuffer[Any], ...] = (self._sessions.buffer, self._tasks.buffer)
-        times = (r.event_time for buffer in buffers for r in buffer.records() if r.session_id == session_id)
-        return max((time for time in times if time > after), default=None)
+        """The newest event time later than `after` among a session's records that are not stored, None if there is none."""
+        newest = [after]
+        queues = (self._waiting.spill, self._waiting.set_aside.queue)
+        batches = [batch for queue in queues for batch in queue.of_session(session_id)]
+        for some in _stretches(batches):
+            for intake in (self._sessions, self._tasks):
+                records = await records_of(
+                    self._journal, intake, [batch for batch in some if batch.kind == intake.kind]
+                )
+                newest += [record.event_time for record in records if record.session_id == session_id]
+        for buffer in (self._waiting.sessions, self._waiting.tasks):
+            newest += [record.event_time for record in buffer.records() if record.session_id == session_id]
+        return max(newest) if max(newest) > after else None
 
     def sessions_waiting(self) -> Callable[[str], bool]:
-        """A predicate of this moment: whether any record of a session is buffered, or may be."""
-        buffers: tuple[RecordBuffer[Any], ...] = (self._sessions.buffer, self._tasks.buffer)
-        buffered = {record.session_id for buffer in buffers for record in buffer.records()}
-        return buffered.__contains__
+        """A predicate of this moment: whether any record of a session is not stored, or may not be."""
+        in_memory = {r.session_id for buffer in (self._waiting.sessions, self._waiting.tasks) for r in buffer.records()}
+        queues = (self._waiting.spill, self._waiting.set_aside.queue)
+        return lambda session_id: session_id in in_memory or any(queue.of_session(session_id) for queue in queues)
 
     def note_deleted(self, session_id: str, up_to: datetime) -> None:
         """The session's tombstone is written: from now on reads leave its buffered records up to that time out."""
+        places = (self._waiting.sessions, self._waiting.tasks, self._waiting.spill)
+        self._deleted = {
+            key: (time, ticket)
+            for key, (time, ticket) in self._deleted.items()
+            if any(place.has_up_to(ticket) for place in places)
+        }
+        self._deleted[session_id] = (up_to, self._waiting.tickets.last)
+
+    def _deleted_up_to(self, session_id: str) -> datetime | None:
+        up_to, _ = self._deleted.get(session_id, (None, 0))
+        return up_to
 
     def next_stamp(self) -> datetime:
         """A time stamp of the service's own: later than every one it gave before."""
@@ -309,17 +354,10 @@ class BufferManager:
         self._journal.raise_high_water(stamp_us)
         return from_micros(stamp_us)
 
-    def aside(self) -> Iterator[tuple[str, str, Aside[Any]]]:
-        """Every record that waits outside of the flush: its collection's name, its key, and why."""
-        buffers: tuple[RecordBuffer[Any], ...] = (self._sessions.buffer, self._tasks.buffer)
-        for buffer in buffers:
-            for aside in buffer.aside():
-                yield buffer.collection.name, buffer.collection.key_of(aside.entry.record), aside
-
     @property
     def accepting(self) -> bool:
-        """Whether a batch sent now would be taken in. Sessions are, while tasks may be refused for lack of room aside."""
-        return self._room.is_left and not self._closing and self._ended is None
+        """Whether a batch sent now would be taken in, as far as it is not for the journal to say."""
+        return not self._closing and self._ended is None
 
     @property
     def storage_failure(self) -> PersistenceError | None:
@@ -328,26 +366,55 @@ class BufferManager:
 
     def oldest_unstored_age_s(self) -> float:
         """Seconds since the oldest record that is not in the backend arrived in this process, 0 when there is none."""
-        places = (self._sessions.buffer, self._tasks.buffer)
         arrivals = [
-            at for buffer in places for at in (buffer.oldest_arrival_s, buffer.oldest_aside_s) if at is not None
+            at
+            for buffer in (self._waiting.sessions, self._waiting.tasks)
+            for at in (buffer.oldest_arrival_s, buffer.oldest_aside_s)
+            if at is not None
         ]
+        queues = (self._waiting.spill, self._waiting.set_aside.queue)
+        arrivals += [batch.arrived_s for queue in queues if (batch := queue.oldest) is not None]
         return self._timing.monotonic() - min(arrivals) if arrivals else 0.0
+
+    def seconds_until_journal_full(self) -> float | None:
+        """Until `journal.max_bytes` is reached if it goes on like in the last minutes, None while it does not grow."""
+        now, used = self._timing.monotonic(), self._journal.used_bytes
+        self._forecast.note(now, used)
+        return self._forecast.seconds_until(self._journal.max_bytes, now, used)
 
     def stats(self) -> BufferStats:
         """The figures of this moment."""
-        sessions, tasks = self._sessions.buffer, self._tasks.buffer
+        waiting = self._waiting
+        sessions, tasks = waiting.sessions, waiting.tasks
+        queues = (waiting.spill, waiting.set_aside.queue)
         flushed = self._flusher.last_flush_us
         return BufferStats(
-            sessions_count=sessions.total,
-            tasks_count=tasks.total,
-            capacity=self._room.capacity,
-            size_bytes=self._room.held_bytes,
+            sessions_count=sessions.total + sum(queue.records[KIND_SESSIONS] for queue in queues),
+            tasks_count=tasks.total + sum(queue.records[KIND_TASKS] for queue in queues),
+            capacity=waiting.room.capacity,
+            memory_records=waiting.room.unflushed,
+            size_bytes=waiting.room.held_bytes,
+            spilled_records=sum(queue.total for queue in queues),
+            spilled_bytes=sum(queue.size_bytes for queue in queues),
             waiting_for_session=tasks.orphans,
-            refused=sessions.refused + tasks.refused,
+            set_aside=sessions.refused + tasks.refused + waiting.set_aside.queue.total,
             merged=sessions.merged + tasks.merged,
             unreadable=self._replay.unreadable,
             unmerged=self._unmerged,
             last_flush_time=None if flushed is None else from_micros(flushed),
             replaying=self.replaying,
+            dead_lettering_stopped=waiting.letterbox.is_stopped,
         )
+
+
+def _stretches(batches: Sequence[SpilledBatch]) -> list[Sequence[SpilledBatch]]:
+    """`batches` in parts that may be in memory at once."""
+    parts: list[list[SpilledBatch]] = []
+    size = 0
+    for batch in batches:
+        if not parts or size + batch.position.length > _STRETCH_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(batch)
+        size += batch.position.length
+    return list(parts)

@@ -11,7 +11,7 @@ from persistence_service.settings import Durability
 class MemoryBounds:
     """The most that waits in memory to be written; `pressure` is the share of it from which a flush starts early.
 
-    What is set aside beside that may take as much again.
+    What is over it waits in the journal alone. Orphans may take a quarter of it beside that.
     """
 
     records: int = 50_000
@@ -26,6 +26,7 @@ class FlushPolicy:
     max_buffer_size: int
     flush_interval_s: float
     chunk_bytes: int = 4 * 1024 * 1024
+    orphan_grace_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from persistence_service.buffer.manager import KIND_SESSIONS, KIND_TASKS
+from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS
 from persistence_service.errors import JournalError
 from persistence_service.journal.inspection import JournalReport, SegmentReport, inspect, verify
 from persistence_service.models.times import format_time, from_micros

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import structlog
 
-from persistence_service.errors import JournalError, JournalFull, JournalUnavailable
+from persistence_service.errors import BufferFull, JournalError, JournalFull, JournalUnavailable
 from persistence_service.journal.directory import JournalDirectory
 from persistence_service.journal.files import Files
 from persistence_service.journal.format import BODY_OFFSET, MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record
@@ -76,7 +76,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._directory = opened.directory
         self._lock = opened.lock
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._high_water_us = survey.high_water_us
         self._survey = survey
         self._unread = [segment for segment in survey.segments if segment.pinned]
@@ -173,6 +173,11 @@ class Journal:
     # ------------------------------------------------------------------------------------------------- appending
 
     @property
+    def used_bytes(self) -> int:
+        """What the segments take on disk."""
+        return self._used_bytes
+
+    @property
     def high_water_us(self) -> int:
         """The newest time stamp that any record, present or past, was accepted at or used. Survives restarts exactly."""
         return self._high_water_us
@@ -190,6 +195,7 @@ class Journal:
         accepted_at_us: int,
         high_water_us: int,
         durable: bool = True,
+        beyond_bounds: bool = False,
     ) -> asyncio.Future[Position]:
         """Hands a record to the writer; the future is done once it is fsynced, or with `durable=False` with the system.
 
@@ -198,11 +204,13 @@ class Journal:
         not durable is fsynced within a second.
 
         `kind` is the caller's own, 1 to 199; `items` says how many releases make the record unneeded (0 keeps nothing);
-        `high_water_us` is the newest time stamp that its contents use.
+        `high_water_us` is the newest time stamp that its contents use. With `beyond_bounds` the record may go over
+        `max_bytes`: one whose release of others makes room.
 
         Raises:
             JournalFull: over `max_bytes`, at once; under `min_free` of free room, through the future.
-            JournalUnavailable: closed or too much waiting, at once; the disk fails, through the future.
+            BufferFull: too much waits to be written, at once.
+            JournalUnavailable: closed, at once; the disk fails, through the future.
             ValueError: `kind` or the payload's length is out of range.
         """
         if not 1 <= kind <= MAX_CALLER_KIND:
@@ -216,8 +224,8 @@ class Journal:
         request = AppendRequest(kind, payload, items, accepted_at_us, mark, durable, future)
         size = request.size
         if self._pending_bytes and self._pending_bytes + size > MAX_PENDING_BYTES:
-            raise JournalUnavailable("too much waits to be written to the journal; its disk does not keep up")
-        if self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE > self._max_bytes:
+            raise BufferFull("too much waits to be written to the journal; send the batch again", retry_after_s=1)
+        if not beyond_bounds and self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE > self.max_bytes:
             self._ask_for_rotation()
             raise JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored")
         self._pending_bytes += size
@@ -246,11 +254,31 @@ class Journal:
             self._held.pop(segment, None)
             self._remove_if_done(segment)
 
+    def give_up(self, position: Position, items: int) -> None:
+        """A record that is held can't be read any more: it is told as loss, and its `items` are released."""
+        loss = Loss(position.segment.number, position.sequence, position.sequence, "damaged")
+        log.error(
+            "journal_loss", segment=loss.segment, first=loss.first_sequence, last=loss.last_sequence, reason="damaged"
+        )
+        self._note_losses([loss])
+        self.release(position.segment, items)
+
+    def items_until_room(self, size: int) -> int:
+        """How many items must be released, oldest first, until a record of `size` bytes fits; all, if that is not enough."""
+        over = self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE - self.max_bytes
+        items = 0
+        for segment in sorted(self._held, key=lambda segment: segment.first_sequence):
+            items += segment.holds
+            over -= segment.size
+            if over <= 0:
+                break
+        return items
+
     def _ask_for_rotation(self) -> None:
         """Lets the active segment go too once it is stored; else a journal of one segment could stay full for ever."""
         if not self._rotation_asked:
             self._rotation_asked = True
-            log.warning("journal_full", used_bytes=self._used_bytes, max_bytes=self._max_bytes)
+            log.warning("journal_full", used_bytes=self._used_bytes, max_bytes=self.max_bytes)
             self._writer.submit(Rotate())
 
     def _remove_if_done(self, segment: Segment) -> None:
@@ -397,7 +425,7 @@ class Journal:
             fsyncs=state.fsyncs,
             fsync_seconds_total=state.fsync_seconds_total,
             failing=state.failing,
-            full=state.full or self._used_bytes + self._pending_bytes + _SEGMENT_RESERVE >= self._max_bytes,
+            full=state.full or self._used_bytes + self._pending_bytes + _SEGMENT_RESERVE >= self.max_bytes,
             replaying=bool(self._unread),
             torn_tails=self._survey.torn_tails,
             damaged_regions=self._damaged_regions,

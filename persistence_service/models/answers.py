@@ -100,7 +100,11 @@ class BatchAccepted(Struct, frozen=True, omit_defaults=True):
 
 
 class FlushDone(Struct, frozen=True):
-    """The answer to a flush; `waiting` tasks have no session yet, `dead_lettered` records can't be stored."""
+    """The answer to a flush.
+
+    `waiting` records wait for their session, or were set aside; `dead_lettered` ones became dead letters since it was asked
+    for.
+    """
 
     status: Annotated[str, _one_of("flushed")]
     sessions_written: Number
@@ -149,7 +153,10 @@ class RestoredSession(Struct, frozen=True):
 
 
 class BufferView(Struct, frozen=True):
-    """The buffer's figures."""
+    """The buffer's figures: records accepted and not stored.
+
+    Those `spilled` wait in the journal alone; `set_aside` are refused ones beyond `buffer.max_dead_letter_rate`.
+    """
 
     sessions_count: int
     tasks_count: int
@@ -158,6 +165,7 @@ class BufferView(Struct, frozen=True):
     usage_percent: float
     size_bytes: int
     last_flush_time: Time | None
+    spilled_records: int
     waiting_for_session: int
     set_aside: int
     oldest_unstored_age_s: float
@@ -174,15 +182,6 @@ class JournalView(Struct, frozen=True):
     failing: str | None
 
 
-class AsideView(Struct, frozen=True):
-    """A record that waits outside of the flush, and why. `id` is its key."""
-
-    collection: str
-    id: str
-    reason: str
-    detail: str
-
-
 class Health(Struct, frozen=True):
     """How the service is: healthy, degraded (storage is away, batches are kept) or unhealthy (batches are refused)."""
 
@@ -191,7 +190,6 @@ class Health(Struct, frozen=True):
     detail: Annotated[str, Meta(description="what is wrong; empty if nothing is")]
     buffer: BufferView
     journal: JournalView
-    aside: list[AsideView]
     version: str
 
 

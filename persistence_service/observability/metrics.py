@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -32,8 +35,17 @@ class Metrics:
         self._failures = Counter(
             "persistence_flush_failures_total", "Failed flush attempts", ["error"], registry=registry
         )
-        self._refused = Counter(
-            "persistence_records_refused_total", "Records set aside", ["collection", "reason"], registry=registry
+        self._letters = Counter(
+            "persistence_dead_letters_total",
+            "Records that became dead letters",
+            ["collection", "reason"],
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "persistence_records_dropped_total",
+            "Records that came after their session was deleted",
+            ["collection"],
+            registry=registry,
         )
 
     def answered(self, endpoint: str, method: str, status: int, seconds: float) -> None:
@@ -52,9 +64,14 @@ class Metrics:
         """Count a failed attempt by the stable code of its error."""
         self._failures.labels(error).inc()
 
-    def refused(self, collection: str, reason: str) -> None:
-        """Count a record that was set aside."""
-        self._refused.labels(collection, reason).inc()
+    def dead_lettered(self, collection: str, reason: str) -> None:
+        """Count a record that became a dead letter."""
+        self._letters.labels(collection, reason).inc()
+
+    def dropped(self, collection: str, records: int) -> None:
+        """Count records that were deleted before they arrived."""
+        if records:
+            self._dropped.labels(collection).inc(records)
 
     def watch_buffer(self, kind: str, size: Callable[[], float]) -> None:
         """Show `size()` as `buffer_size{type=kind}`."""
@@ -64,6 +81,22 @@ class Metrics:
         """Show `value()` as the gauge `persistence_<name>`."""
         Gauge(f"persistence_{name}", description, registry=self._registry).set_function(value)
 
+    def watch_total(self, name: str, description: str, value: Callable[[], float]) -> None:
+        """Show `value()`, which never goes down, as the counter `persistence_<name>_total`."""
+        self._registry.register(_Total(f"persistence_{name}", description, value))
+
     def render(self) -> bytes:
         """Everything in Prometheus' text format, version 0.0.4."""
         return generate_latest(self._registry)
+
+
+class _Total(Collector):
+    """A counter that somebody else keeps."""
+
+    def __init__(self, name: str, description: str, value: Callable[[], float]) -> None:
+        self._name = name
+        self._description = description
+        self._value = value
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._description, value=self._value())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from persistence_service import __version__
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.journal.journal import Journal
-from persistence_service.models.answers import AsideView, BufferView, Health, JournalView
+from persistence_service.models.answers import BufferView, Health, JournalView
 from persistence_service.services.missing import what_is_missing
 from persistence_service.storage.backend import StorageBackend
 
-_SHOWN_ASIDE = 20
+_DEAD_LETTERING_STOPPED = "the database refuses more records than buffer.max_dead_letter_rate; they wait in the journal: look for one cause of all"
 
 
 class HealthService:
@@ -33,20 +31,17 @@ class HealthService:
         failure = self._buffer.storage_failure
         is_stored = database.healthy and failure is None
         missing = what_is_missing(self._buffer, self._journal)
+        alarms = [_DEAD_LETTERING_STOPPED] if self._buffer.stats().dead_lettering_stopped else []
         status = "unhealthy"
         if self.is_ready():
-            status = "healthy" if is_stored and not missing else "degraded"
+            status = "healthy" if is_stored and not missing and not alarms else "degraded"
         storage = database.detail or (str(failure) if failure else "")
         return Health(
             status=status,
             database="healthy" if is_stored else "unhealthy",
-            detail="; ".join(filter(None, (storage, *missing))),
+            detail="; ".join(filter(None, (storage, *missing, *alarms))),
             buffer=self.buffer_view(),
             journal=self.journal_view(),
-            aside=[
-                AsideView(collection, key, aside.reason.value, aside.detail)
-                for collection, key, aside in islice(self._buffer.aside(), _SHOWN_ASIDE)
-            ],
             version=__version__,
         )
 
@@ -61,8 +56,9 @@ class HealthService:
             usage_percent=stats.usage_percent,
             size_bytes=stats.size_bytes,
             last_flush_time=stats.last_flush_time,
+            spilled_records=stats.spilled_records,
             waiting_for_session=stats.waiting_for_session,
-            set_aside=stats.refused,
+            set_aside=stats.set_aside,
             oldest_unstored_age_s=round(self._buffer.oldest_unstored_age_s(), 3),
             replaying=stats.replaying,
         )

@@ -122,14 +122,28 @@ class BufferSettings(Section):
         default=50_000,
         ge=1,
         le=10_000_000,
-        description="Most records held in memory; batches beyond are answered 503 until the database catches up. "
-        "At least buffer.max_buffer_size.",
+        description="Most records waiting in memory; what is over it waits in the journal alone. At least "
+        "buffer.max_buffer_size.",
     )
     max_memory_bytes: kinds.Bytes = Field(
         default=64 * _MIB,
         ge=_KIB,
         le=64 * _GIB,
-        description="Most bytes of records held in memory; batches beyond are answered 503 until the database catches up.",
+        description="Most bytes of records waiting in memory; what is over it waits in the journal alone.",
+    )
+    orphan_grace: kinds.Seconds = Field(
+        default=300.0,
+        ge=0,
+        le=_DAY,
+        description="How long a task waits for its session, counted while the database works, before it is a dead letter; "
+        "it is stored by itself when the session comes later.",
+    )
+    max_dead_letter_rate: kinds.Count = Field(
+        default=100,
+        ge=0,
+        le=1_000_000,
+        description="Most records a minute that become dead letters because the database refuses them; more wait in the "
+        "journal and are tried again slowly, since one mistake may be behind all of them.",
     )
 
 

@@ -14,7 +14,7 @@ from persistence_service.api.dependencies import IntakeParameters, NoParameters,
 from persistence_service.api.openapi import BODY, ROOM, documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
-from persistence_service.buffer.buffer import AsideReason
+from persistence_service.buffer.buffer import Place
 from persistence_service.buffer.manager import Receipt
 from persistence_service.errors import StorageUnavailable, ValidationFailed
 from persistence_service.models.answers import BatchAccepted, FlushDone, UnstoredItem
@@ -22,7 +22,6 @@ from persistence_service.models.requests import SESSION_PARSER, TASK_PARSER, Ses
 
 router = APIRouter(prefix=BASE_PATH, tags=["write"], dependencies=[Depends(well_formed)])
 _INTAKE = (*BODY, ValidationFailed, *ROOM)
-_FINAL = frozenset({AsideReason.TASK_ID_CONFLICT.value, AsideReason.DATA_REJECTED.value})
 
 
 @router.post("/sessions/batch")
@@ -69,19 +68,19 @@ async def flush(services: ServicesDep, _: Annotated[NoParameters, Query()]) -> R
             tasks_written=report.tasks_written,
             duration_ms=round((time.perf_counter() - started) * 1000),
             waiting=report.waiting,
-            dead_lettered=report.refused,
+            dead_lettered=report.dead_lettered,
         )
     )
 
 
 def _accepted(receipt: Receipt) -> Response:
-    unstored = [(item.reason in _FINAL, UnstoredItem(item.index, item.reason)) for item in receipt.not_stored]
+    unstored = [(item.place, UnstoredItem(item.index, item.reason)) for item in receipt.not_stored]
     answer = BatchAccepted(
         status="accepted",
         count=receipt.count,
         timestamp=receipt.accepted_at,
         durability=receipt.durability.value,
-        waiting=[item for is_final, item in unstored if not is_final],
-        dead_lettered=[item for is_final, item in unstored if is_final],
+        waiting=[item for place, item in unstored if place is Place.WAITING],
+        dead_lettered=[item for place, item in unstored if place is Place.DEAD_LETTER],
     )
     return json_response(answer, status=202 if receipt.not_stored else 200)

@@ -13,15 +13,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from persistence_service.buffer.assembly import Policies, build_buffer
 from persistence_service.buffer.backoff import Backoff
-from persistence_service.buffer.buffer import Aside, RecordBuffer, Tickets
-from persistence_service.buffer.flusher import Flusher
+from persistence_service.buffer.buffer import RecordBuffer
+from persistence_service.buffer.flusher import Flusher, Waiting
+from persistence_service.buffer.letter_files import DIRECTORY_NAME, LetterFiles
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
 from persistence_service.buffer.timing import EventClock
 from persistence_service.errors import PersistenceError
 from persistence_service.journal.files import Files
 from persistence_service.journal.journal import Journal
+from persistence_service.models.dead_letter import DeadLetter
 from persistence_service.models.limits import Limits
 from persistence_service.models.session import Session, SessionRequest
 from persistence_service.models.status import Status
@@ -29,8 +32,9 @@ from persistence_service.models.task import Task, TaskRequest
 from persistence_service.observability.metrics import Metrics
 from persistence_service.settings import Durability
 from persistence_service.storage.backend import StorageBackend
-from persistence_service.storage.collections import SESSIONS, TASKS
+from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, TASKS
 from persistence_service.storage.memory import MemoryBackend
+from persistence_service.storage.query import Query, Sort
 from persistence_service.testing.clocks import ManualTiming
 from persistence_service.testing.faulty_backend import FaultyBackend
 
@@ -83,7 +87,7 @@ async def let_all_run() -> None:
 
 @dataclass
 class Rig:
-    """One run of the buffer. `open_rig` makes it; `refused` are the records that were set aside for a person."""
+    """One run of the buffer. `open_rig` makes it."""
 
     journal: Journal
     backend: FaultyBackend
@@ -95,7 +99,8 @@ class Rig:
     buffer: BufferManager
     metrics: CountingMetrics
     directory: Path
-    refused: list[Aside[Any]]
+    waiting: Waiting
+    letter_files: LetterFiles
     background: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self, *, replay: bool = True) -> None:
@@ -123,6 +128,11 @@ class Rig:
         tasks = await inner.aggregate(TASKS, group_by=("task_id",), measure=())
         return sorted(g.keys[0] for g in sessions), sorted(g.keys[0] for g in tasks)
 
+    async def letters(self) -> list[DeadLetter]:
+        """The dead letters in the backend, oldest first."""
+        order = (Sort("created_at"),)
+        return await self.backend.inner.query(DEAD_LETTERS, Query(order=order, limit=10_000))
+
     async def stored_task(self, task_id: str) -> Task | None:
         found = await self.backend.inner.read(TASKS, [task_id])
         return found[0] if found else None
@@ -133,21 +143,17 @@ class Rig:
         entries = [
             entry
             for buffer in buffers
-            for entry in (
-                *buffer._waiting.values(),
-                *buffer._in_flight.values(),
-                *(aside.entry for aside in buffer.aside()),
-            )
+            for entry in (*buffer._waiting.values(), *buffer._in_flight.values(), *buffer._aside())
         ]
         assert sum(buffer.total for buffer in buffers) == len(entries)
         assert sum(buffer.size_bytes for buffer in buffers) == sum(entry.size for entry in entries)
-        room = self.buffer._room
-        assert (room._reserved_records, room._reserved_bytes) == (0, 0)
+        assert sum(buffer.aside_bytes for buffer in buffers) == sum(e.size for b in buffers for e in b._aside())
         for buffer in buffers:
             tickets = [entry.ticket for entry in buffer._waiting.values()]
             assert tickets == sorted(tickets)
         if not self.buffer.stats().unreadable:
             held = sum(items for entry in entries for _, items in entry.holds)
+            held += self.waiting.spill.total + self.waiting.set_aside.queue.total
             assert self.journal.stats().unstored_items == held
             if not entries:
                 assert held == 0
@@ -188,6 +194,8 @@ class CountingMetrics(Metrics):
         self.flushes: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.lettered: Counter[str] = Counter()
+        self.gone: Counter[str] = Counter()
 
     def flushed(self, reason: str, seconds: float, rows: Any) -> None:  # noqa: ANN401  # as Metrics has it
         super().flushed(reason, seconds, rows)
@@ -197,6 +205,14 @@ class CountingMetrics(Metrics):
     def flush_failed(self, error: str) -> None:
         super().flush_failed(error)
         self.failures.append(error)
+
+    def dead_lettered(self, collection: str, reason: str) -> None:
+        super().dead_lettered(collection, reason)
+        self.lettered[reason] += 1
+
+    def dropped(self, collection: str, records: int) -> None:
+        super().dropped(collection, records)
+        self.gone[collection] += records
 
 
 async def _nothing() -> None:
@@ -221,6 +237,8 @@ async def open_rig(
     files: Files | None = None,
     max_bytes: int = 64 * KIB * KIB,
     segment_bytes: int = 256 * KIB,
+    orphan_grace_s: float = 300.0,
+    max_dead_letters: int = 100,
 ) -> AsyncIterator[Rig]:
     """A rig on the journal in `directory`; at the end its books are checked. A backend that is given stays open."""
     timing = timing or ManualTiming()
@@ -239,42 +257,37 @@ async def open_rig(
         retry_s=(0.001, 0.01),
     )
     metrics = CountingMetrics()
-    tickets = Tickets()
-    refused: list[Aside[Any]] = []
-
-    def note(collection: str, aside: Aside[Any]) -> None:
-        refused.append(aside)
-        metrics.refused(collection, aside.reason.value)
-
-    sessions = RecordBuffer(SESSIONS, journal.release, note)
-    tasks = RecordBuffer(TASKS, journal.release, note)
-    bounds = bounds or MemoryBounds()
-    flusher = Flusher(
-        sessions=sessions,
-        tasks=tasks,
+    letter_files = LetterFiles(directory / DIRECTORY_NAME, files)
+    parts = build_buffer(
+        journal=journal,
         backend=backend,
-        policy=FlushPolicy(size, interval_s, chunk_bytes),
-        bounds=bounds,
+        letter_files=letter_files,
+        policies=Policies(
+            flush=FlushPolicy(size, interval_s, chunk_bytes, orphan_grace_s),
+            bounds=bounds or MemoryBounds(),
+            ack=AckPolicy(Durability.JOURNAL, min_ack, ack_timeout_s),
+            max_dead_letters_per_minute=max_dead_letters,
+        ),
+        limits=Limits(),
         timing=timing,
         metrics=metrics,
-        last_ticket=lambda: tickets.last,
         prepare=prepare,
         backoff=Backoff(random=Random(1)),
     )
-    clock = EventClock(timing, journal.high_water_us)
-    buffer = BufferManager(
+    rig = Rig(
         journal=journal,
-        sessions=sessions,
-        tasks=tasks,
-        flusher=flusher,
-        clock=clock,
+        backend=backend,
         timing=timing,
-        limits=Limits(),
-        bounds=bounds,
-        ack=AckPolicy(Durability.JOURNAL, min_ack, ack_timeout_s),
-        tickets=tickets,
+        clock=parts.manager._clock,
+        sessions=parts.waiting.sessions,
+        tasks=parts.waiting.tasks,
+        flusher=parts.flusher,
+        buffer=parts.manager,
+        metrics=metrics,
+        directory=directory,
+        waiting=parts.waiting,
+        letter_files=letter_files,
     )
-    rig = Rig(journal, backend, timing, clock, sessions, tasks, flusher, buffer, metrics, directory, refused)
     try:
         if start:
             await rig.start(replay=replay)

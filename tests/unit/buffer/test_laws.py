@@ -146,7 +146,7 @@ class Delivery:
         async with self._open() as rig:
             await rig.buffer.flush()
             stats = rig.buffer.stats()
-            assert (stats.total_count, stats.refused) == (stats.waiting_for_session, 0)
+            assert (stats.total_count, stats.set_aside) == (stats.waiting_for_session, 0)
 
     def _open(self) -> Any:  # noqa: ANN401  # a context manager of a rig
         bounds = MemoryBounds(records=8, pressure=0.9)

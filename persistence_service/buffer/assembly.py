@@ -1,0 +1,116 @@
+"""The parts of the buffer, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from persistence_service.buffer.backoff import Backoff
+from persistence_service.buffer.buffer import RecordBuffer, Tickets
+from persistence_service.buffer.chunk_writer import ChunkWriter
+from persistence_service.buffer.flusher import Flusher, Waiting
+from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
+from persistence_service.buffer.letter_files import LetterFiles
+from persistence_service.buffer.letterbox import Letterbox
+from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
+from persistence_service.buffer.record_writer import RecordWriter
+from persistence_service.buffer.refill import Refill
+from persistence_service.buffer.replay import JournalReplay
+from persistence_service.buffer.room import Room
+from persistence_service.buffer.set_aside import SetAside
+from persistence_service.buffer.spill import SpillQueue
+from persistence_service.buffer.timing import EventClock, Timing
+from persistence_service.journal.journal import Journal
+from persistence_service.models.limits import Limits
+from persistence_service.observability.metrics import Metrics
+from persistence_service.storage.backend import StorageBackend
+from persistence_service.storage.collections import SESSIONS, TASKS
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What an operator may set of the buffer."""
+
+    flush: FlushPolicy
+    bounds: MemoryBounds
+    ack: AckPolicy
+    max_dead_letters_per_minute: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A buffer over one journal and one backend: what is asked of it, and the task that empties it."""
+
+    manager: BufferManager
+    flusher: Flusher
+    waiting: Waiting
+
+
+def build_buffer(
+    *,
+    journal: Journal,
+    backend: StorageBackend,
+    letter_files: LetterFiles,
+    policies: Policies,
+    limits: Limits,
+    timing: Timing,
+    metrics: Metrics,
+    prepare: Callable[[], Awaitable[None]],
+    backoff: Backoff | None = None,
+) -> Buffer:
+    """Nothing runs yet: `manager.replay` and `flusher.run` are the two tasks."""
+    sessions = RecordBuffer(SESSIONS, journal.release)
+    tasks = RecordBuffer(TASKS, journal.release)
+    tickets, spill = Tickets(), SpillQueue()
+    room = Room((sessions, tasks), policies.bounds)
+    letterbox = Letterbox(
+        buffers=(sessions, tasks),
+        backend=backend,
+        files=letter_files,
+        max_per_minute=policies.max_dead_letters_per_minute,
+        timing=timing,
+        metrics=metrics,
+    )
+
+    def intake(buffer: RecordBuffer[Any], kind: int) -> Intake[Any]:
+        return Intake(buffer, kind, room=room, spill=spill, tickets=tickets, timing=timing)
+
+    intakes = {KIND_SESSIONS: intake(sessions, KIND_SESSIONS), KIND_TASKS: intake(tasks, KIND_TASKS)}
+    replay = JournalReplay(journal=journal, intakes=intakes, timing=timing)
+    waiting = Waiting(
+        sessions=sessions,
+        tasks=tasks,
+        spill=spill,
+        refill=Refill(journal=journal, spill=spill, intakes=intakes, room=room),
+        letterbox=letterbox,
+        set_aside=SetAside(journal=journal, intakes=intakes, letterbox=letterbox, tickets=tickets, timing=timing),
+        room=room,
+        tickets=tickets,
+    )
+    flusher = Flusher(
+        waiting,
+        writer=ChunkWriter(RecordWriter(backend)),
+        backend=backend,
+        policy=policies.flush,
+        timing=timing,
+        metrics=metrics,
+        prepare=prepare,
+        is_replaying=lambda: replay.is_running,
+        backoff=backoff,
+    )
+    for each in intakes.values():
+        each.on_arrival = flusher.notice
+    manager = BufferManager(
+        waiting,
+        journal=journal,
+        intakes=intakes,
+        flusher=flusher,
+        replay=replay,
+        clock=EventClock(timing, journal.high_water_us),
+        timing=timing,
+        limits=limits,
+        ack=policies.ack,
+    )
+    return Buffer(manager, flusher, waiting)

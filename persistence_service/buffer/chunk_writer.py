@@ -1,0 +1,111 @@
+"""Writing one chunk: everything in it that can be stored is, whatever else is in it.
+
+A chunk with a record that can't be stored is halved until that record is alone, which costs two statements for each
+doubling of the chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from persistence_service.buffer.buffer import Entry, RecordBuffer, Refused
+from persistence_service.buffer.record_writer import RecordWriter, Written
+from persistence_service.errors import DataRejected, UnclassifiedStorageError
+from persistence_service.models.dead_letter import DeadLetterReason
+from persistence_service.storage.backend import RejectionReason
+
+_CONVINCING = 3
+"""So many records alone that all fail with an unknown error, while nothing succeeds, are a matter of set-up."""
+
+
+@dataclass(slots=True)
+class ChunkReport:
+    """What became of a chunk: records `stored`, records `dropped` because they were deleted before.
+
+    `stored_parents` are the keys of those stored, where records of the collection can be parents.
+    """
+
+    stored: int = 0
+    dropped: int = 0
+    stored_parents: list[str] = field(default_factory=list)
+    suspects: list[tuple[Entry[Any], UnclassifiedStorageError]] = field(default_factory=list)
+
+
+class ChunkWriter:
+    """Writes what `RecordBuffer.take` gave, and settles, sets aside or refuses each entry of it."""
+
+    def __init__(self, writer: RecordWriter) -> None:
+        self._writer = writer
+
+    async def write(self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float) -> ChunkReport:
+        """Write the chunk. An orphan's patience begins at `patience_s`.
+
+        A record that fails with an error of an unknown number is refused only if another one was stored meanwhile; else all
+        that is left waits again, so that the next chunk may be another, and the error is raised.
+
+        Raises:
+            StorageUnavailable: what is left stays in flight.
+            StorageSetupError, UnclassifiedStorageError: a person must act; what is left waits at the head.
+        """
+        report = ChunkReport()
+        try:
+            await self._write(buffer, entries, patience_s, report)
+            if report.suspects and not report.stored:
+                raise report.suspects[0][1]
+        except UnclassifiedStorageError:
+            buffer.put_back()
+            raise
+        for entry, error in report.suspects:
+            detail = "the database refuses it for a reason that this version does not know"
+            buffer.refuse(Refused(entry, DeadLetterReason.DATA_REJECTED, _told(detail, error.number), error.number))
+        return report
+
+    async def _write(
+        self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport
+    ) -> None:
+        try:
+            written = await self._writer.write(buffer.collection, [entry.record for entry in entries])
+        except (DataRejected, UnclassifiedStorageError) as exc:
+            if len(entries) > 1:
+                middle = len(entries) // 2
+                await self._write(buffer, entries[:middle], patience_s, report)
+                await self._write(buffer, entries[middle:], patience_s, report)
+            elif isinstance(exc, DataRejected):
+                detail = _told("the database refuses it", exc.number, exc.column)
+                reason = DeadLetterReason.DATA_REJECTED
+                buffer.refuse(Refused(entries[0], reason, detail, exc.number, exc.column))
+            else:
+                report.suspects.append((entries[0], exc))
+                if len(report.suspects) >= _CONVINCING and not report.stored:
+                    raise
+            return
+        if buffer.collection.parent is None:
+            left_out = {*written.dropped, *(rejection.index for rejection in written.rejected)}
+            keys = (
+                buffer.collection.key_of(entry.record) for index, entry in enumerate(entries) if index not in left_out
+            )
+            report.stored_parents.extend(keys)
+        _settle(buffer, entries, written, patience_s)
+        report.stored += written.stored
+        report.dropped += len(written.dropped)
+
+
+def _settle(buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], written: Written, patience_s: float) -> None:
+    reasons = {rejection.index: rejection.reason for rejection in written.rejected}
+    for index, entry in enumerate(entries):
+        match reasons.get(index):
+            case None:
+                buffer.settle(entry)
+            case RejectionReason.UNKNOWN_PARENT:
+                buffer.set_orphan(entry, patience_s)
+            case RejectionReason.FIXED_FIELD_CHANGED:
+                detail = "a stored task of this id belongs to another session"
+                buffer.refuse(Refused(entry, DeadLetterReason.TASK_ID_CONFLICT, detail))
+
+
+def _told(detail: str, number: int | None, column: str | None = None) -> str:
+    """Our words for it, with what is known of the driver's."""
+    known = [f"error {number}" if number is not None else "", f"column {column}" if column else ""]
+    return f"{detail} ({', '.join(filter(None, known))})" if any(known) else detail

@@ -1,0 +1,71 @@
+"""Reading back what waits in the journal alone, in order and in stretches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from persistence_service.buffer.intake import Intake
+from persistence_service.buffer.room import Room
+from persistence_service.buffer.spill import SpilledBatch, SpillQueue
+from persistence_service.journal.journal import Journal
+
+_STRETCH_BYTES = 2 * 1024 * 1024
+_STRETCH_BATCHES = 2_000
+
+
+class Refill:
+    """Merges the oldest waiting batches into memory when half of that is empty. One call at a time."""
+
+    def __init__(self, *, journal: Journal, spill: SpillQueue, intakes: Mapping[int, Intake[Any]], room: Room) -> None:
+        self._journal = journal
+        self._spill = spill
+        self._intakes = intakes
+        self._room = room
+
+    async def run(self) -> None:
+        """Fill memory up to its half, or with all that waits.
+
+        Raises:
+            JournalUnavailable: it can't be read now; nothing is lost.
+        """
+        while self._spill and self._room.is_half_empty:
+            await self._stretch()
+
+    async def _stretch(self) -> None:
+        batches = list(self._next())
+        payloads = await self._journal.read_many([batch.position for batch in batches])
+        for batch, payload in zip(batches, payloads, strict=True):
+            if isinstance(payload, bytes):
+                intake = self._intakes[batch.kind]
+                intake.merge(intake.decode(payload), intake.sizes(payload), batch)
+            else:
+                self._journal.give_up(batch.position, batch.items)
+            self._spill.drop_first()
+
+    def _next(self) -> Iterator[SpilledBatch]:
+        size = 0
+        for batch in self._spill.first(_STRETCH_BATCHES):
+            size += batch.position.length
+            if size > _STRETCH_BYTES and size > batch.position.length:
+                return
+            yield batch
+
+
+async def records_of(journal: Journal, intake: Intake[Any], batches: Sequence[SpilledBatch]) -> list[Any]:
+    """All records of `batches` that wait; those that can't be read are left to `Refill`, which tells of them.
+
+    Raises:
+        JournalUnavailable: the journal is closed.
+    """
+    found: list[Any] = []
+    for batch in batches:  # they stay on disk while they are read, even if a flush is quicker
+        journal.hold(batch.position.segment, 1)
+    try:
+        for payload in await journal.read_many([batch.position for batch in batches]):
+            if isinstance(payload, bytes):
+                found += intake.decode(payload)
+    finally:
+        for batch in batches:
+            journal.release(batch.position.segment, 1)
+    return found

@@ -1,0 +1,109 @@
+"""Records that the database refuses faster than they may become dead letters: they wait in the journal, tried now and then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from persistence_service.buffer.buffer import Place, Refused, Tickets
+from persistence_service.buffer.intake import Intake
+from persistence_service.buffer.letterbox import Letterbox
+from persistence_service.buffer.spill import SpilledBatch, SpillQueue
+from persistence_service.buffer.timing import Timing
+from persistence_service.journal.journal import Journal
+from persistence_service.models.times import to_micros
+
+RETRY_S: Final = 60.0
+_GROUP: Final = 100
+
+
+class SetAside:
+    """Keeps in the journal alone what was refused and is no dead letter, in groups, each tried as a whole.
+
+    Appended there anew, the records hold no old segment any more. A group is tried every minute, and the next at once when
+    nothing of it was refused again.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        intakes: Mapping[int, Intake[Any]],
+        letterbox: Letterbox,
+        tickets: Tickets,
+        timing: Timing,
+    ) -> None:
+        self._journal = journal
+        self._intakes = intakes
+        self._letterbox = letterbox
+        self._tickets = tickets
+        self._timing = timing
+        self._tried_s = timing.monotonic()
+        self._refused_before = 0
+        self._appended = 0
+        self.queue = SpillQueue()
+
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until a group should be tried, None when there is none."""
+        if not self.queue:
+            return None
+        went_well = self._refusals == self._refused_before
+        return 0.0 if went_well else self._tried_s + RETRY_S - self._timing.monotonic()
+
+    @property
+    def _refusals(self) -> int:
+        return self._letterbox.total + self._appended
+
+    async def take_over(self) -> None:
+        """Move what is still refused to the end of the journal.
+
+        Raises:
+            JournalFull, JournalUnavailable: it can't be written now; what is left stays in memory.
+        """
+        for intake in self._intakes.values():
+            refused = intake.buffer.all_refused()
+            for start in range(0, len(refused), _GROUP):
+                await self._append(intake, refused[start : start + _GROUP])
+
+    async def _append(self, intake: Intake[Any], group: Sequence[Refused[Any]]) -> None:
+        records = [refused.entry.record for refused in group]
+        payload, _ = intake.encode(records)
+        ticket = self._tickets.next()
+        position = await asyncio.shield(
+            self._journal.append(
+                intake.kind,
+                payload,
+                items=len(records),
+                accepted_at_us=min(to_micros(record.created_at) for record in records),
+                high_water_us=0,
+                beyond_bounds=True,
+            )
+        )
+        batch = SpilledBatch(intake.kind, ticket, position, len(records), min(r.entry.arrived_s for r in group))
+        self.queue.append(batch, [intake.buffer.collection.key_of(record) for record in records], records)
+        for refused in group:
+            intake.buffer.let_go(refused, Place.WAITING)
+        self._appended += len(group)
+
+    async def try_again(self) -> None:
+        """Let the oldest group wait for a chunk once more, behind all others.
+
+        Raises:
+            JournalUnavailable: it can't be read now.
+        """
+        batch = self.queue.oldest
+        if batch is None:
+            return
+        self._tried_s = self._timing.monotonic()
+        self._refused_before = self._refusals
+        intake = self._intakes[batch.kind]
+        (payload,) = await self._journal.read_many([batch.position])
+        if isinstance(payload, bytes):
+            again = replace(batch, ticket=self._tickets.next())
+            intake.merge(intake.decode(payload), intake.sizes(payload), again)
+        else:
+            self._journal.give_up(batch.position, batch.items)
+        self.queue.drop_first()
