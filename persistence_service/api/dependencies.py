@@ -88,7 +88,10 @@ def _date_or_time(text: str) -> str:
 DateOrTime = Annotated[
     str,
     AfterValidator(_date_or_time),
-    Field(description="RFC 3339 time (`2026-01-31T12:00:00Z`), or a date (`2026-01-31`): its whole day in UTC"),
+    Field(
+        description="RFC 3339 time (`2026-01-31T12:00:00Z`), or a date (`2026-01-31`): its whole day in UTC; years 1000 to 9999",
+        json_schema_extra={"anyOf": [{"format": "date-time"}, {"format": "date"}], "pattern": "^[1-9]"},
+    ),
 ]
 SessionIdInPath = Annotated[str, Path(description="percent-encoded", examples=["s-2026-01-31-items"])]
 TaskIdInPath = Annotated[

@@ -1,6 +1,7 @@
 """From the bytes of a request's body to its items, or to a list of everything that is wrong with them.
 
-The body is parsed and checked in one pass. Only a body that fails is looked at again, item by item, to name each bad one.
+The body is parsed and checked in one pass. Only a body that fails is looked at again, item by item, to name each bad one, and
+to take whole numbers that are written with a fraction of zeros.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.inspect import type_info
+from msgspec.structs import fields
 
 from persistence_service.errors import FieldProblem, MalformedBody, PayloadTooLarge, ValidationFailed
 from persistence_service.models.acceptance import session_problem, task_problem
@@ -57,7 +60,9 @@ class BatchParser(Generic[Item]):
     ) -> None:
         self._decode = decode
         self._split = split
+        self._type = item
         self._item = msgspec.json.Decoder(item)
+        self._whole = frozenset(field.encode_name for field in fields(item) if _is_whole(type_info(field.type)))
         self._problem = problem
 
     def parse(self, body: bytes, limits: Limits, now_us: int) -> list[Item]:
@@ -74,33 +79,65 @@ class BatchParser(Generic[Item]):
         try:
             items = self._decode(body)
         except msgspec.ValidationError:
-            raise ValidationFailed(self._problems(body, limits, now_us)) from None
+            return self._one_by_one(body, limits, now_us)
         except _MALFORMED as exc:
             raise malformed(exc) from None
         check_count(len(items), limits)
         return items
 
-    def _problems(self, body: bytes, limits: Limits, now_us: int) -> list[FieldProblem]:
+    def _one_by_one(self, body: bytes, limits: Limits, now_us: int) -> list[Item]:
         try:
             body.decode()
             _any_json.decode(body)  # what is no JSON at all is that first, whatever else is wrong with its beginning
             raws = self._split(body)
         except msgspec.ValidationError as exc:
-            return [problem_from(None, exc)]
+            raise ValidationFailed([problem_from(None, exc)]) from None
         except _MALFORMED as exc:
             raise malformed(exc) from None
         check_count(len(raws), limits)
+        items: list[Item] = []
         problems: list[FieldProblem] = []
         for index, raw in enumerate(raws):
             try:
-                problem = self._problem(self._item.decode(raw), now_us, limits)
+                item = self._read(raw)
+                items.append(item)
+                problem = self._problem(item, now_us, limits)
             except msgspec.ValidationError as exc:
                 problem = problem_from(None, exc)
             except _MALFORMED as exc:
                 raise malformed(exc) from None
             if problem is not None and len(problems) < MAX_PROBLEMS:
                 problems.append(replace(problem, index=index))
-        return problems
+        if problems:
+            raise ValidationFailed(problems)
+        return items
+
+    def _read(self, raw: msgspec.Raw) -> Item:
+        """One item. A whole number may be written `3.0` as JSON schemas have it, which costs those who write it so."""
+        try:
+            return self._item.decode(raw)
+        except msgspec.ValidationError:
+            content = _object(raw)
+            written = {field: content[field] for field in self._whole & content.keys()}
+            whole = {
+                field: int(value) for field, value in written.items() if isinstance(value, float) and value.is_integer()
+            }
+            if not whole:
+                raise
+            return msgspec.convert(content | whole, self._type)
+
+
+def _object(raw: msgspec.Raw) -> dict[str, object]:
+    """The object in `raw`; an empty one if there is none that can be read."""
+    try:
+        return msgspec.json.decode(raw, type=dict[str, object])
+    except _MALFORMED:
+        return {}
+
+
+def _is_whole(kind: msgspec.inspect.Type) -> bool:
+    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    return any(isinstance(one, msgspec.inspect.IntType) for one in kinds)
 
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -28,7 +28,7 @@ TimeText = Annotated[
     Meta(
         description="RFC 3339, years 1000 to 9999; UTC without an offset",
         examples=["2026-01-31T12:00:00.000000Z"],
-        extra_json_schema={"format": "date-time"},
+        extra_json_schema={"format": "date-time", "pattern": "^[1-9]"},
     ),
 ]
 

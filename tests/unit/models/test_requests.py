@@ -172,6 +172,32 @@ def test_integers_have_their_range(field: str, largest: int) -> None:
             assert [(p.index, p.field) for p in caught.value.problems] == [(0, field)]
 
 
+@pytest.mark.parametrize("written", ["3.0", "3.000", "3e0", "0.3e1", "30E-1"])
+def test_a_whole_number_is_one_however_it_is_written(written: str) -> None:
+    wrong = tasks({**TASK, "task_id": "other"})[0]
+    fields = ("row_index", "retry_count", "duration_ms")
+    body = json({"tasks": [TASK, {**TASK, **dict.fromkeys(fields, "@")}]}).replace('"@"', written).encode()
+    plain, task = TASK_PARSER.parse(body, LIMITS, NOW_US)
+    assert plain == tasks(TASK)[0] != wrong
+    assert [(type(getattr(task, field)), getattr(task, field)) for field in fields] == [(int, 3)] * 3
+
+
+@pytest.mark.parametrize("written", ["1e999", "1e300", "-1.0", "0.5", "2147483648.0", "9007199254740992.0"])
+def test_a_number_that_is_not_whole_or_out_of_range_is_refused_however_it_is_written(written: str) -> None:
+    for field in ("row_index", "duration_ms"):
+        if (field, written) != ("duration_ms", "2147483648.0"):
+            body = json({"tasks": [TASK, {**TASK, field: "@"}]}).replace('"@"', written).encode()
+            with pytest.raises(ValidationFailed) as caught:
+                TASK_PARSER.parse(body, LIMITS, NOW_US)
+            assert [(p.index, p.field) for p in caught.value.problems] == [(1, field)]
+
+
+def test_a_whole_number_elsewhere_in_an_item_does_not_hide_what_is_wrong_with_it() -> None:
+    assert problems({**TASK, "row_index": 3.0, "x": 1}) == (FieldProblem(0, "x", "is not a known field"),)
+    assert problems({**TASK, "row_index": 3.0, "task_id": ""})[0].field == "task_id"
+    assert problems({**TASK, "row_index": 3.0, "start_time": "x"})[0].field == "start_time"
+
+
 def json(value: object) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else msgspec.json.encode(value).decode()
 

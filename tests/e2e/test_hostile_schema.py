@@ -1,0 +1,44 @@
+"""schemathesis over the whole of `/openapi.json`, every check on: examples, edge cases, fuzzing, and calls that follow each other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.e2e.conftest import StartService
+from tests.e2e.service import ROOT
+
+_HOOKS = ROOT / "tests" / "e2e" / "schemathesis_hooks.py"
+_EXAMPLES = 40
+_GIVE_UP_S = 300
+
+
+async def test_every_call_keeps_to_the_schema_whatever_is_sent(start_service: StartService, tmp_path: Path) -> None:
+    service = await start_service({"buffer.flush_interval": "50ms", "buffer.ack_timeout": "50ms"})
+    options = ("--checks=all", f"--max-examples={_EXAMPLES}", "--generation-deterministic", "--no-color", "--workers=1")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli", "run", *options, f"{service.url}/openapi.json"),
+        cwd=tmp_path,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": str(_HOOKS), "NO_PROXY": "*"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(_GIVE_UP_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    said = output.decode(errors="replace")
+    assert process.returncode == 0, said
+    async with httpx.AsyncClient(verify=False, trust_env=False) as client:  # noqa: S501  # plain HTTP
+        document = (await client.get(f"{service.url}/openapi.json")).json()
+        calls = sum(len(methods) for methods in document["paths"].values())
+        assert f"Tested: {calls}" in said, said
+        assert (await client.get(f"{service.url}/health")).json()["status"] == "healthy"
+    assert "Traceback" not in "\n".join(service.log)
