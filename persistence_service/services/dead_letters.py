@@ -1,0 +1,422 @@
+"""Dead letters for a person: looked at, mended, replayed, discarded; and orphans' letters, which are replayed by themselves.
+
+Letters lie in the backend, and in files beside the journal where the backend could not hold them; callers see no difference.
+A replay is a write like any other: it obeys the merge rule and the tombstones, and the record keeps the stamps that it
+was accepted with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from persistence_service.buffer.backoff import Backoff
+from persistence_service.buffer.dead_letters import Letter, new_letter, read_letter, write_letters
+from persistence_service.buffer.letter_files import DamagedFile, LetterFiles
+from persistence_service.buffer.record_writer import write_records
+from persistence_service.buffer.timing import Timing
+from persistence_service.errors import (
+    DataRejected,
+    DeadLetterDamaged,
+    DeadLetterNotFound,
+    PersistenceError,
+    UnclassifiedStorageError,
+)
+from persistence_service.models.correction import accept_correction
+from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason
+from persistence_service.models.limits import Limits
+from persistence_service.models.session import Session
+from persistence_service.models.task import Task
+from persistence_service.models.times import from_micros
+from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
+from persistence_service.services.query import MAX_INEXACT_TOTAL
+from persistence_service.storage.backend import RejectionReason, Transaction
+from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, TASKS, Collection
+from persistence_service.storage.query import Between, Condition, Equals, OneOf, Query, Sort, Value
+from persistence_service.storage.registry import StorageRegistry
+
+_log = structlog.get_logger(__name__)
+_LETTERS_AT_ONCE = 100
+_ADOPT_EVERY_S = 30.0
+_BEHIND_EVERY_ID = "~"
+_COLLECTIONS: dict[str, Collection[Any]] = {SESSIONS.name: SESSIONS, TASKS.name: TASKS}
+_REJECTIONS = {
+    RejectionReason.UNKNOWN_PARENT: (DeadLetterReason.UNKNOWN_SESSION, "its session is not stored"),
+    RejectionReason.FIXED_FIELD_CHANGED: (
+        DeadLetterReason.TASK_ID_CONFLICT,
+        "a stored task of this id belongs to another session",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which letters: all given conditions hold."""
+
+    reason: DeadLetterReason | None = None
+    collection: str | None = None
+    session_id: str | None = None
+
+    def conditions(self) -> list[Condition]:
+        """The filter as a backend understands it."""
+        return [Equals(field, value) for field, value in self._given()]
+
+    def matches(self, letter: DeadLetter) -> bool:
+        """The filter, for a letter in a file."""
+        return all(getattr(letter, field) == value for field, value in self._given())
+
+    def _given(self) -> list[tuple[str, str]]:
+        fields = {"reason": self.reason, "collection": self.collection, "session_id": self.session_id}
+        return [(field, value) for field, value in fields.items() if value is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterPage:
+    """One page of letters; `total` is of all that match, a lower bound unless `total_exact`, None if not asked for.
+
+    `damaged` are the files of letters that can't be read, of all letters.
+    """
+
+    items: list[DeadLetter]
+    next_cursor: str | None
+    total: int | None
+    total_exact: bool
+    damaged: list[DamagedFile]
+
+
+class ReplayStatus(StrEnum):
+    """What became of a letter: stored, or dropped because its session was deleted since; or it stays one."""
+
+    REPLAYED = "replayed"
+    DROPPED = "dropped"
+    STILL_REFUSED = "still_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The outcome of a replay; with why, if the record was refused again."""
+
+    status: ReplayStatus
+    reason: DeadLetterReason | None = None
+    detail: str | None = None
+    number: int | None = None
+    column: str | None = None
+
+
+@dataclass(slots=True)
+class ReplayCounts:
+    """Outcomes of a replay of many; of a dry run `matched` alone, since only a replay shows the others."""
+
+    matched: int = 0
+    replayed: int = 0
+    dropped: int = 0
+    still_refused: int = 0
+
+    def count(self, replay: Replay) -> None:
+        """Add an outcome."""
+        self.matched += 1
+        self.replayed += replay.status is ReplayStatus.REPLAYED
+        self.dropped += replay.status is ReplayStatus.DROPPED
+        self.still_refused += replay.status is ReplayStatus.STILL_REFUSED
+
+
+Mend = Callable[[Session | Task], Session | Task]
+
+
+def _as_it_is(record: Session | Task) -> Session | Task:
+    return record
+
+
+class DeadLetterService:
+    """Lists, shows, replays and discards letters, wherever they lie."""
+
+    def __init__(
+        self,
+        *,
+        registry: StorageRegistry,
+        files: LetterFiles,
+        timing: Timing,
+        limits: Limits,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._backend = registry.backend_for(DEAD_LETTERS)
+        self._files = files
+        self._timing = timing
+        self._limits = limits
+        self._backoff = backoff or Backoff(first_s=1)
+
+    # --------------------------------------------------------------------------------------------------- looking
+
+    async def page(
+        self, which: LetterFilter, *, limit: int, cursor: str | None = None, descending: bool = True, count: bool = True
+    ) -> LetterPage:
+        """One page of letters, the newest first, or last.
+
+        Raises:
+            ValidationFailed: the cursor belongs to another list.
+            StorageUnavailable: the backend is away, so the truth can't be known.
+        """
+        where = which.conditions()
+        order = Query(order=(Sort("created_at", descending),)).total_order(DEAD_LETTERS.key)
+        fingerprint = fingerprint_of(DEAD_LETTERS.name, where, order)
+        after = decode_cursor(cursor, fingerprint, order, DeadLetter) if cursor else None
+        in_files, damaged = await self._in_files(which)
+        rows = await self._backend.query(DEAD_LETTERS, Query(where, order, after=after, limit=limit + 1))
+        rows += [letter for letter in in_files if after is None or _is_behind(letter, after, descending=descending)]
+        rows.sort(key=_place, reverse=descending)
+        last = rows[limit - 1] if len(rows) > limit else None
+        total = total_exact = None
+        if count:
+            stored = await self._backend.count(DEAD_LETTERS, where, at_most=MAX_INEXACT_TOTAL + 1)
+            total_exact = stored <= MAX_INEXACT_TOTAL
+            total = min(stored, MAX_INEXACT_TOTAL) + len(in_files)
+        next_cursor = encode_cursor(fingerprint, _place(last)) if last else None
+        return LetterPage(rows[:limit], next_cursor, total, bool(total_exact), damaged)
+
+    async def letter(self, letter_id: str) -> tuple[DeadLetter, Session | Task]:
+        """The letter and its record.
+
+        Raises:
+            DeadLetterNotFound: there is none of this id.
+            DeadLetterDamaged: it can't be read.
+            StorageUnavailable: the backend is away.
+        """
+        found = await read_letter(self._backend, letter_id) or await asyncio.to_thread(self._files.read, letter_id)
+        if found is None:
+            raise DeadLetterNotFound(letter_id)
+        return found.letter, _record_of(found)
+
+    async def _in_files(self, which: LetterFilter) -> tuple[list[DeadLetter], list[DamagedFile]]:
+        """The letters that lie in files alone, and the files that can't be read."""
+        found = await asyncio.to_thread(lambda: list(self._files.all()))
+        damaged = [each for each in found if isinstance(each, DamagedFile)]
+        letters = [each for each in found if isinstance(each, DeadLetter) and which.matches(each)]
+        if letters:
+            stored = await self._backend.read(DEAD_LETTERS, [letter.letter_id for letter in letters])
+            known = {letter.letter_id for letter in stored}
+            letters = [letter for letter in letters if letter.letter_id not in known]
+        return letters, damaged
+
+    # ----------------------------------------------------------------------------------------- replaying, discarding
+
+    async def replay(self, letter_id: str, corrected: bytes | None = None) -> Replay:
+        """Write the letter's record, or the one that `corrected` is the JSON of; stored or dropped, the letter is gone.
+
+        The write and the letter's removal are one transaction, but for a letter in a file: that is removed afterwards.
+        Refused again, the letter stays and, if its own record was, has the new reason.
+
+        Raises:
+            DeadLetterNotFound, DeadLetterDamaged: there is none, or its record can't be read.
+            MalformedBody, ValidationFailed: what is wrong with `corrected`.
+            StorageUnavailable: the backend is away; asking again is safe.
+        """
+        if corrected is None:
+            return await self._replay(letter_id, _as_it_is)
+        mend = partial(accept_correction, corrected, limits=self._limits, now_us=self._timing.wall_us())
+        return await self._replay(letter_id, mend)
+
+    async def _replay(self, letter_id: str, mend: Mend) -> Replay:
+        in_file: Letter | None = None
+        if not await self._backend.read(DEAD_LETTERS, [letter_id]):
+            in_file = await asyncio.to_thread(self._files.read, letter_id)
+            if in_file is None:
+                raise DeadLetterNotFound(letter_id)
+        letter: Letter | None = None
+        try:
+            async with self._backend.transaction() as transaction:
+                letter = in_file or await read_letter(transaction, letter_id)
+                if letter is None:  # somebody else was quicker
+                    raise DeadLetterNotFound(letter_id)
+                record = mend(_record_of(letter))
+                outcome = await _write(transaction, letter.letter.collection, record)
+                if outcome.status is not ReplayStatus.STILL_REFUSED:
+                    await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
+        except (DataRejected, UnclassifiedStorageError) as exc:
+            if letter is None:
+                raise
+            outcome = _refusal(exc)
+        if outcome.status is ReplayStatus.STILL_REFUSED:
+            if mend is _as_it_is:
+                await self._note(letter, outcome, in_file=in_file is not None)
+        elif in_file is not None:
+            await asyncio.to_thread(self._files.remove, letter_id)
+        return outcome
+
+    async def _note(self, letter: Letter, outcome: Replay, *, in_file: bool) -> None:
+        """The letter says why its record was refused the last time."""
+        assert outcome.reason is not None  # noqa: S101  # what is refused has a reason
+        if (letter.letter.reason, letter.letter.detail) == (outcome.reason, outcome.detail):
+            return
+        renewed = new_letter(
+            _COLLECTIONS[letter.letter.collection],
+            letter.record,
+            reason=outcome.reason,
+            detail=outcome.detail or "",
+            now=from_micros(self._timing.wall_us()),
+            number=outcome.number,
+            column=outcome.column,
+        )
+        if in_file:
+            await asyncio.to_thread(self._files.write, renewed)
+            return
+        async with self._backend.transaction() as transaction:
+            if await transaction.read(DEAD_LETTERS, [letter.letter.letter_id]):  # nobody has discarded it meanwhile
+                await write_letters(transaction, [renewed])
+
+    async def replay_all(self, which: LetterFilter, *, dry_run: bool = False) -> ReplayCounts:
+        """Replay every letter that matches and was there when this began, oldest first, each in its own transaction.
+
+        Raises:
+            StorageUnavailable: the backend is away; some may be replayed, and asking again goes on.
+        """
+        counts = ReplayCounts()
+        async for letter in self._matching(which):
+            if dry_run:
+                counts.matched += 1
+                continue
+            try:
+                counts.count(await self._replay(letter.letter_id, _as_it_is))
+            except DeadLetterNotFound:
+                continue
+            except DeadLetterDamaged as exc:
+                _log.error("dead_letter.damaged", letter_id=exc.letter_id, detail=exc.detail)
+                counts.count(Replay(ReplayStatus.STILL_REFUSED))
+        return counts
+
+    async def _matching(self, which: LetterFilter) -> AsyncIterator[DeadLetter]:
+        now = from_micros(self._timing.wall_us())
+        where = (*which.conditions(), Between("created_at", None, now))
+        async for page in self._pages(where, (Sort("created_at"),)):
+            for letter in page:
+                yield letter
+        for letter in (await self._in_files(which))[0]:
+            yield letter
+
+    async def _pages(self, where: Sequence[Condition], order: Sequence[Sort]) -> AsyncIterator[list[DeadLetter]]:
+        terms = Query(order=order).total_order(DEAD_LETTERS.key)
+        after: Sequence[Value] | None = None
+        while True:
+            page = await self._backend.query(DEAD_LETTERS, Query(where, terms, after=after, limit=_LETTERS_AT_ONCE))
+            yield page
+            if len(page) < _LETTERS_AT_ONCE:
+                return
+            after = [getattr(page[-1], term.field) for term in terms]
+
+    async def discard(self, letter_id: str) -> None:
+        """Remove the letter and its record for good, a damaged one too.
+
+        Raises:
+            DeadLetterNotFound: there is none of this id.
+            StorageUnavailable: the backend is away.
+        """
+        stored = await self._backend.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
+        if not await asyncio.to_thread(self._files.remove, letter_id) and not stored:
+            raise DeadLetterNotFound(letter_id)
+
+    # -------------------------------------------------------------------------------------------------- orphans
+
+    async def adopt(self, session_ids: Iterable[str] | None = None) -> int:
+        """Replay the letters of orphans whose session is stored now, of these sessions or all; returns how many it stored.
+
+        Raises:
+            StorageUnavailable: the backend is away; the rest is adopted the next time.
+        """
+        adopted = 0
+        async for letter in self._adoptable(session_ids):
+            try:
+                outcome = await self._replay(letter.letter_id, _as_it_is)
+            except (DeadLetterNotFound, DeadLetterDamaged):
+                continue  # gone, or a person sees to it
+            adopted += outcome.status is ReplayStatus.REPLAYED
+        return adopted
+
+    async def _adoptable(self, session_ids: Iterable[str] | None) -> AsyncIterator[DeadLetter]:
+        orphans = LetterFilter(reason=DeadLetterReason.UNKNOWN_SESSION)
+        where = orphans.conditions()
+        chosen = None if session_ids is None else sorted(set(session_ids))
+        if chosen is not None:
+            where.append(OneOf("session_id", chosen))
+        after: tuple[str, str] | None = None
+        order = (Sort("session_id"), Sort(DEAD_LETTERS.key))
+        while True:
+            page = await self._backend.query(DEAD_LETTERS, Query(where, order, after=after, limit=_LETTERS_AT_ONCE))
+            stored = await self._stored(page)
+            for letter in page:
+                if letter.session_id in stored:
+                    yield letter
+            if len(page) < _LETTERS_AT_ONCE:
+                break
+            last = page[-1]
+            # A session that is not stored may have very many letters; they are passed by.
+            after = (last.session_id, last.letter_id if last.session_id in stored else _BEHIND_EVERY_ID)
+        in_files, _ = await self._in_files(orphans)
+        stored = await self._stored(in_files)
+        for letter in in_files:
+            if letter.session_id in stored and (chosen is None or letter.session_id in chosen):
+                yield letter
+
+    async def _stored(self, letters: Sequence[DeadLetter]) -> set[str]:
+        session_ids = sorted({letter.session_id for letter in letters})
+        if not session_ids:
+            return set()
+        return {session.session_id for session in await self._backend.read(SESSIONS, session_ids)}
+
+    async def run(self) -> None:
+        """Adopt orphans' letters now and then, for ever."""
+        never = asyncio.Event()
+        is_failing = False
+        while True:
+            wait_s = _ADOPT_EVERY_S
+            try:
+                adopted = await self.adopt()
+                if adopted:
+                    _log.info("dead_letters.adopted", tasks=adopted)
+                is_failing = False
+                self._backoff.reset()
+            except PersistenceError as exc:
+                if not is_failing:
+                    _log.warning("dead_letters.not_adopted", error=exc.code, detail=str(exc))
+                is_failing = True
+                wait_s = self._backoff.next_delay_s()
+            except Exception:  # noqa: BLE001  # a supervision point: nothing may end the adoption of the others
+                _log.exception("dead_letters.unexpected_error")
+                wait_s = self._backoff.next_delay_s()
+            await self._timing.wait(never, wait_s)
+
+
+async def _write(transaction: Transaction, collection: str, record: Session | Task) -> Replay:
+    written = await write_records(transaction, _COLLECTIONS[collection], [record])
+    if written.rejected:
+        return Replay(ReplayStatus.STILL_REFUSED, *_REJECTIONS[written.rejected[0].reason])
+    return Replay(ReplayStatus.DROPPED if written.dropped else ReplayStatus.REPLAYED)
+
+
+def _refusal(error: DataRejected | UnclassifiedStorageError) -> Replay:
+    column = error.column if isinstance(error, DataRejected) else None
+    known = [f"error {error.number}" if error.number is not None else "", f"column {column}" if column else ""]
+    told = ", ".join(filter(None, known))
+    detail = f"the database refuses it ({told})" if told else "the database refuses it"
+    return Replay(ReplayStatus.STILL_REFUSED, DeadLetterReason.DATA_REJECTED, detail, error.number, column)
+
+
+def _record_of(letter: Letter) -> Session | Task:
+    try:
+        return letter.record
+    except (zlib.error, msgspec.MsgspecError, KeyError) as exc:
+        raise DeadLetterDamaged(letter.letter.letter_id, "its parts are not what was written") from exc
+
+
+def _place(letter: DeadLetter) -> tuple[Any, str]:
+    return letter.created_at, letter.letter_id
+
+
+def _is_behind(letter: DeadLetter, after: Sequence[Any], *, descending: bool) -> bool:
+    return _place(letter) < tuple(after) if descending else _place(letter) > tuple(after)
