@@ -257,7 +257,7 @@ class RecordBuffer(Generic[R]):
 
         It takes time in proportion to all that waits: call it once for many parents.
         """
-        keys = [key for parent in parents for key in self._orphans_of.get(parent, ())]
+        keys = [key for parent in dict.fromkeys(parents) for key in self._orphans_of.get(parent, ())]
         if keys:
             adopted = {key: self._pop_orphan(key).entry for key in keys}
             waiting = adopted | self._waiting
