@@ -47,7 +47,7 @@ class Room:
     @property
     def is_pressed(self) -> bool:
         """Whether so much waits that it should be written early."""
-        return not self._fits(0, 0, self._bounds.pressure)
+        return not self._fits(1, 1, self._bounds.pressure)
 
     def fits(self, records: int, size: int) -> bool:
         """Whether so much more has room; a batch larger than all of it has when it is alone."""
