@@ -24,13 +24,15 @@ from persistence_service.models.status import Status
 from persistence_service.models.task import Task
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
 from persistence_service.storage.collections import SESSIONS, TASKS, Collection
-from persistence_service.storage.query import Between, Condition, Contains, Equals, Query, Sort
+from persistence_service.storage.query import Between, Condition, Contains, Equals, Query, Sort, Value
 from persistence_service.storage.registry import StorageRegistry
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 MAX_OFFSET = 100_000
 MAX_INEXACT_TOTAL = 100_000
+MAX_PAGE_BYTES = 32 * 1024 * 1024
+_ROWS_AT_ONCE = 64
 POSITION = ("sheet_name", "row_index", "column_name")
 
 
@@ -178,6 +180,9 @@ class QueryService:
         items, next_cursor = await page_of(
             self._registry, collection, query, cursor=page.cursor, offset=offset, limit=page.page_size
         )
+        if next_cursor is not None and len(items) < page.page_size:  # by number, what is left out would never be shown
+            reason = f"is over {MAX_PAGE_BYTES} bytes of these records; ask for fewer at once"
+            raise ValidationFailed([FieldProblem(None, "page_size", reason)])
         total = await self._total(collection, where, exact=exact) if page.count else None
         total_exact = total is not None and (exact or total <= MAX_INEXACT_TOTAL)
         if total is not None and not total_exact:
@@ -208,19 +213,34 @@ async def page_of(
 ) -> tuple[list[R], str | None]:
     """`limit` records of `query` behind `cursor`, and the cursor of what follows, None at the end.
 
+    A page ends early, but not before its first record, when it would be an answer of more than 32 MiB. It is read in pieces, so
+    that no more than one of these is in memory beyond that.
+
     Raises:
         ValidationFailed: the cursor belongs to another list.
     """
     order = query.total_order(collection.key)
     fingerprint = fingerprint_of(collection.name, query.where, order)
-    after = decode_cursor(cursor, fingerprint, order, collection.record) if cursor else None
-    rows = await registry.backend_for(collection).query(
-        collection, Query(where=query.where, order=order, after=after, offset=offset, limit=limit + 1)
-    )
-    if len(rows) <= limit:
-        return rows, None
-    last = rows[limit - 1]
-    return rows[:limit], encode_cursor(fingerprint, [getattr(last, term.field) for term in order])
+    after: Sequence[Value] | None = decode_cursor(cursor, fingerprint, order, collection.record) if cursor else None
+    backend = registry.backend_for(collection)
+    rows: list[R] = []
+    size = 0
+    while True:
+        wanted = min(limit + 1 - len(rows), _ROWS_AT_ONCE)
+        piece = Query(where=query.where, order=order, after=after, offset=offset, limit=wanted)
+        found = await backend.query(collection, piece)
+        for row in found:
+            size += len(msgspec.json.encode(row))
+            if len(rows) == limit or (rows and size > MAX_PAGE_BYTES):
+                return rows, encode_cursor(fingerprint, _place(rows[-1], order))
+            rows.append(row)
+        if len(found) < wanted:
+            return rows, None
+        after, offset = _place(rows[-1], order), 0
+
+
+def _place(record: msgspec.Struct, order: Sequence[Sort]) -> tuple[Value, ...]:
+    return tuple(getattr(record, term.field) for term in order)
 
 
 def _equals(**values: str | None) -> list[Condition]:

@@ -134,3 +134,45 @@ async def test_recovery_says_nothing_while_the_database_is_away(interrupted: Api
     assert_error(await interrupted.post("/recovery/restore/open"), 503, "STORAGE_UNAVAILABLE")
     interrupted.backend.come_back()
     assert (await interrupted.get("/recovery/incomplete-sessions")).json()["count"] == 3
+
+
+@pytest.mark.parametrize("limit", [1, 63, 64, 65, 128, 199, 200, 201, 10_000])
+async def test_what_is_left_to_do_is_given_once_each_whatever_the_limit(api: Api, limit: int) -> None:
+    await api.store([a_session()], [a_task(f"t{number:03}", row_index=number) for number in range(200)])
+    found: list[str] = []
+    cursor: str | None = None
+    for _ in range(200):
+        after: dict[str, str] = {"cursor": cursor} if cursor else {}
+        answer = (await api.post("/recovery/restore/s1", limit=limit, **after)).json()
+        assert len(answer["tasks"]) == min(limit, 200 - len(found))
+        found += [task["task_id"] for task in answer["tasks"]]
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            break
+    assert found == [f"t{number:03}" for number in range(200)]
+
+
+@pytest.fixture
+async def heavy(api: Api) -> Api:
+    """A session with 36 unfinished tasks of 1 MiB each."""
+    await api.keep([a_session()])
+    text = "x" * 1024 * 1024
+    for first in range(0, 36, 12):
+        tasks = [a_task(f"t{number:02}", row_index=number, source_text=text) for number in range(first, first + 12)]
+        await api.store([], tasks)
+    return api
+
+
+async def test_an_answer_ends_early_when_it_would_be_over_32_mib(heavy: Api) -> None:
+    first = await heavy.post("/recovery/restore/s1")
+    assert 30 * 1024 * 1024 < len(first.content) < 33 * 1024 * 1024
+    one, rest = first.json(), (await heavy.post("/recovery/restore/s1", cursor=first.json()["next_cursor"])).json()
+    assert [task["row_index"] for answer in (one, rest) for task in answer["tasks"]] == list(range(36))
+    assert (one["tasks_count"], rest["tasks_count"], rest["next_cursor"]) == (36, 36, None)
+
+
+async def test_a_list_that_would_be_over_32_mib_is_refused_rather_than_cut_short(heavy: Api) -> None:
+    for path in ("/tasks", "/sessions/s1/tasks"):
+        (problem,) = assert_error(await heavy.get(path, page_size=100), 422, "VALIDATION_ERROR")
+        assert problem["field"] == "page_size"
+        assert len((await heavy.get(path, page_size=20)).json()["items"]) == 20
