@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
-from math import isfinite
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from persistence_service.errors import FieldProblem, ValidationFailed
+from persistence_service.errors import FieldProblem, MalformedBody, ValidationFailed
 from persistence_service.models.digest import canonical_json, digest_of
 from persistence_service.models.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_PROBLEMS, MAX_RECORD_BYTES, Limits
 from persistence_service.models.session import Session, SessionRequest
@@ -23,6 +24,15 @@ Item = TypeVar("Item", bound=Struct)
 Record = TypeVar("Record", bound=Struct)
 
 _INT64 = range(-(2**63), 2**63)
+_INT64_DIGITS = len(str(-(2**63)))
+# Sent JSON may be longer than its canonical form (blanks, \u escapes), and takes 25 times its bytes as Python's objects.
+_SENT_JSON_BYTES = 8 * MAX_JSON_BYTES
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_LONG_INTEGER = re.compile(rb"(?<![\d.eE+-])-?\d{19,}(?![\d.eE])")
+_BRACKETS = b"[]{}"
+_NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_object = msgspec.json.Decoder(dict[str, Any] | None)
 _STEP = Decimal("0.0001")
 _HALF_STEP = 0.00005
 _NEAR = 1e-9
@@ -186,24 +196,39 @@ def _check_texts(request: TaskRequest, limits: Limits) -> None:
         raise _Rejected("", f"the record is longer than {MAX_RECORD_BYTES} bytes")
 
 
-def _json_text(field: str, value: dict[str, Any] | None) -> str | None:
+def _json_text(field: str, value: object) -> str | None:
+    """The canonical JSON of an object or null: of one as it was sent (`Raw`), or of Python's."""
     if value is None:
         return None
-    _check_json(field, value, depth=1)
-    text = canonical_json(value)
+    sent = value if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)
+    if len(sent) > _SENT_JSON_BYTES:
+        raise _Rejected(field, f"is longer than {MAX_JSON_BYTES} bytes of JSON")
+    try:
+        content = _object.decode(sent)
+    except msgspec.ValidationError as exc:
+        raise _Rejected(
+            field, "holds a number out of range" if "range" in str(exc) else "must be an object or null"
+        ) from None
+    except RecursionError:
+        raise MalformedBody("the body is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise MalformedBody("the body is not valid JSON: half a surrogate pair, or what is no UTF-8") from None
+    if content is None:
+        return None
+    text = canonical_json(content)
     if len(text) > MAX_JSON_BYTES:
         raise _Rejected(field, f"is longer than {MAX_JSON_BYTES} bytes of JSON")
+    _check_json(field, text)
     return text.decode()
 
 
-def _check_json(field: str, value: object, depth: int) -> None:
-    if isinstance(value, (dict, list)):
-        if depth > MAX_JSON_DEPTH:
-            raise _Rejected(field, f"is nested more than {MAX_JSON_DEPTH} levels deep")
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_json(field, inner, depth + 1)
-    elif isinstance(value, float):
-        if not isfinite(value):
-            raise _Rejected(field, "holds a number that is not finite")
-    elif isinstance(value, int) and value not in _INT64:
+def _check_json(field: str, text: bytes) -> None:
+    """Hold canonical JSON to its bounds; all in a few steps over its text, since it may have 100,000 values."""
+    bare = _STRING.sub(b"", text)
+    pairs = bare.translate(_TO_SQUARE, _NO_BRACKETS)
+    for _ in range(MAX_JSON_DEPTH):
+        pairs = pairs.replace(b"[]", b"")
+    if pairs:
+        raise _Rejected(field, f"is nested more than {MAX_JSON_DEPTH} levels deep")
+    if any(len(digits) > _INT64_DIGITS or int(digits) not in _INT64 for digits in _LONG_INTEGER.findall(bare)):
         raise _Rejected(field, "holds an integer outside of 64 bits")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
@@ -163,8 +164,46 @@ def test_json_is_bounded_in_bytes_of_its_canonical_form() -> None:
 def test_numbers_of_json_are_int64_or_finite() -> None:
     good = {"a": 2**63 - 1, "b": -(2**63), "c": 1e308, "d": [0.1]}
     assert msgspec.json.decode(str(session(metadata=good).metadata)) == good
-    for wrong in (2**63, -(2**63) - 1, 10**30, float("nan"), float("inf")):
-        assert problem(metadata={"a": [{"b": wrong}]}).field == "metadata"
+    for wrong in ("9223372036854775808", "-9223372036854775809", "1" + "0" * 30, "1" + "0" * 5000, "1e999"):
+        assert problem(metadata=msgspec.Raw(b'{"a":[{"b":%s}]}' % wrong.encode())).field == "metadata"
+    text = {
+        "12345678901234567890": '"\\":[{-98765432109876543210',
+        "a": 12345678901234567890.0,
+        "b": 1.2345678901234567891e-7,
+    }
+    assert msgspec.json.decode(str(session(metadata=text).metadata)) == text
+
+
+@pytest.mark.parametrize("sent", ["[]", '"{}"', "1", "true"])
+def test_json_is_an_object_or_null(sent: str) -> None:
+    assert problem(metadata=msgspec.Raw(sent.encode())).reason == "must be an object or null"
+    assert session(metadata=msgspec.Raw(b" null ")).metadata is None
+
+
+def test_json_as_sent_may_be_longer_than_its_canonical_form_but_not_without_bound() -> None:
+    spaced = msgspec.Raw(b'{"a":' + b" " * MAX_JSON_BYTES + b'"' + rb"\u0041" * 1000 + b'"}')
+    assert session(metadata=spaced).metadata == '{"a":"' + "A" * 1000 + '"}'
+    assert problem(metadata=msgspec.Raw(b'{"a":' + b" " * 8 * MAX_JSON_BYTES + b"1}")).field == "metadata"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    )
+)
+def test_json_is_accepted_exactly_if_its_integers_have_64_bits(value: Any) -> None:
+    sent = msgspec.Raw(json.dumps({"a": value}).encode())
+    if has_long_integer(value):
+        assert "64 bits" in problem(metadata=sent).reason
+    else:
+        assert msgspec.json.decode(str(session(metadata=sent).metadata)) == {"a": value}
+
+
+def has_long_integer(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(has_long_integer(inner) for inner in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def test_json_is_kept_in_its_canonical_form() -> None:
