@@ -13,6 +13,7 @@ from persistence_service.models.session import Session, SessionRequest
 from persistence_service.models.task import Task, TaskRequest
 from persistence_service.models.times import format_time, to_micros
 
+_any_json = msgspec.json.Decoder(msgspec.Raw)
 _sessions = msgspec.json.Decoder(SessionRequest)
 _tasks = msgspec.json.Decoder(TaskRequest)
 
@@ -29,6 +30,8 @@ def accept_correction(body: bytes, original: Session | Task, limits: Limits, now
     acceptance = Acceptance(stamp_us=to_micros(original.event_time), now_us=now_us)
     accepted: list[Session] | list[Task]
     try:
+        body.decode()
+        _any_json.decode(body)  # what is no JSON at all is that first, whatever else is wrong with its beginning
         if isinstance(original, Session):
             accepted = accept_sessions([_sessions.decode(body)], acceptance, limits)
         else:
