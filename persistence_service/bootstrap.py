@@ -28,6 +28,7 @@ from persistence_service.observability.metrics import Metrics
 from persistence_service.services.health import HealthService
 from persistence_service.services.query import QueryService
 from persistence_service.services.recovery import RecoveryService
+from persistence_service.services.stats import StatsService
 from persistence_service.settings import Settings, StorageNames, routing_problems
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.collections import ALL_COLLECTIONS, SESSIONS
@@ -50,6 +51,7 @@ class Services:
     buffer: BufferManager
     query: QueryService
     recovery: RecoveryService
+    stats: StatsService
     health: HealthService
     metrics: Metrics
     timing: Timing
@@ -142,12 +144,21 @@ async def open_services(
         await stack.enter_async_context(
             _running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout))
         )
+        stats = StatsService(
+            backend=backend,
+            buffer=buffer,
+            journal=journal,
+            timing=timing,
+            refresh_interval_s=settings.stats.refresh_interval,
+        )
+        await stack.enter_async_context(_counting(stats))
         yield Services(
             settings=settings,
             limits=limits_of(settings),
             buffer=buffer,
             query=QueryService(registry=registry, buffer=buffer),
             recovery=RecoveryService(registry=registry, buffer=buffer, journal=journal, timing=timing),
+            stats=stats,
             health=HealthService(buffer=buffer, journal=journal, backend=backend),
             metrics=metrics,
             timing=timing,
@@ -171,6 +182,17 @@ async def _running(buffer: BufferManager, flusher: Flusher, drain_s: Callable[[]
             for task in (replay, flush):
                 task.cancel()
             await asyncio.gather(replay, flush, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _counting(stats: StatsService) -> AsyncIterator[None]:
+    """Count for the statistics in the background."""
+    counting = asyncio.create_task(stats.run(), name="stats")
+    try:
+        yield
+    finally:
+        counting.cancel()
+        await asyncio.gather(counting, return_exceptions=True)
 
 
 def _note_end(buffer: BufferManager, task: asyncio.Task[None]) -> None:

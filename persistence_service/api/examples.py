@@ -26,6 +26,16 @@ from persistence_service.models.answers import (
 )
 from persistence_service.models.requests import SessionBatch, TaskBatch
 from persistence_service.models.session import SessionRequest
+from persistence_service.models.statistics_answers import (
+    BufferFigures,
+    CountsByStatus,
+    ProcessInfo,
+    SessionFigures,
+    SizeFigures,
+    Statistics,
+    StorageFigures,
+    TaskFigures,
+)
 from persistence_service.models.status import Status
 from persistence_service.models.task import TaskRequest
 
@@ -163,6 +173,48 @@ BY_TYPE: dict[Any, msgspec.Struct] = {
         version=__version__,
     ),
     Liveness: Liveness("ready"),
+    Statistics: Statistics(
+        sessions=SessionFigures(
+            total=14, by_status=CountsByStatus(pending=1, processing=1, completed=11, failed=0, cancelled=1)
+        ),
+        tasks=TaskFigures(
+            total=16_800,
+            by_status=CountsByStatus(pending=2_083, processing=4, completed=14_711, failed=2, cancelled=0),
+            average_duration_ms=843.207,
+            duration_count=14_713,
+            average_confidence=0.961204,
+            confidence_count=14_711,
+        ),
+        storage=StorageFigures(
+            backend="sqlite",
+            engine="sqlite",
+            version="3.45.1",
+            sizes=SizeFigures(total_bytes=31_522_816, log_bytes=4_194_304, free_bytes=0, collections={}),
+        ),
+        buffer=BufferFigures(
+            sessions_count=1,
+            tasks_count=50,
+            total_count=51,
+            capacity=50_000,
+            usage_percent=0.1,
+            last_flush_time=_ACCEPTED,
+            size_bytes=23_512,
+            spilled_records=0,
+            spilled_bytes=0,
+            journal_bytes=1_048_576,
+            journal_full_in_s=None,
+            oldest_unstored_age_s=3.127,
+        ),
+        process=ProcessInfo(
+            pid=4711,
+            uptime_s=86_412.108,
+            cpu_s=913.42,
+            resident_bytes=118_489_088,
+            peak_resident_bytes=131_072_000,
+            threads=9,
+        ),
+        as_of=_ACCEPTED,
+    ),
 }
 
 BY_STATUS: dict[tuple[Any, int | None], msgspec.Struct] = {

@@ -56,6 +56,7 @@ _TAGS = [
     {"name": "write", "description": "Batches in, and flushing on demand."},
     {"name": "query", "description": "Sessions and tasks, by page or by cursor."},
     {"name": "recovery", "description": "What is unfinished after a crash."},
+    {"name": "administration", "description": "What there is, and what operators do about it."},
     {"name": "system", "description": "Health and metrics."},
 ]
 _HEADERS = {
