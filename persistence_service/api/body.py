@@ -134,6 +134,11 @@ async def read_json_body(request: Request, max_bytes: int) -> bytes:
     return body
 
 
+async def read_optional_json_body(request: Request, max_bytes: int) -> bytes | None:
+    """As `read_json_body`; None if there is no body."""
+    return await read_json_body(request, max_bytes) if _has_body(request.headers) else None
+
+
 def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
 
