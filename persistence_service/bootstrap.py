@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,9 @@ from persistence_service.errors import (
 from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
 from persistence_service.observability.metrics import Metrics
+from persistence_service.services.cleanup import CleanupService
+from persistence_service.services.dead_letters import DeadLetterService
+from persistence_service.services.deletion import DeletionService
 from persistence_service.services.health import HealthService
 from persistence_service.services.query import QueryService
 from persistence_service.services.recovery import RecoveryService
@@ -51,6 +54,9 @@ class Services:
     buffer: BufferManager
     query: QueryService
     recovery: RecoveryService
+    deletion: DeletionService
+    cleanup: CleanupService
+    dead_letters: DeadLetterService
     stats: StatsService
     health: HealthService
     metrics: Metrics
@@ -144,6 +150,10 @@ async def open_services(
         await stack.enter_async_context(
             _running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout))
         )
+        deletion = DeletionService(registry=registry, buffer=buffer, timing=timing)
+        dead_letters = DeadLetterService(
+            registry=registry, files=letter_files, timing=timing, limits=limits_of(settings)
+        )
         stats = StatsService(
             backend=backend,
             buffer=buffer,
@@ -151,13 +161,19 @@ async def open_services(
             timing=timing,
             refresh_interval_s=settings.stats.refresh_interval,
         )
-        await stack.enter_async_context(_counting(stats))
+        for service in (deletion, dead_letters, stats):
+            await stack.enter_async_context(_in_background(service.run(), type(service).__name__))
         yield Services(
             settings=settings,
             limits=limits_of(settings),
             buffer=buffer,
-            query=QueryService(registry=registry, buffer=buffer),
-            recovery=RecoveryService(registry=registry, buffer=buffer, journal=journal, timing=timing),
+            query=QueryService(registry=registry, buffer=buffer, is_deleted=deletion.hides),
+            recovery=RecoveryService(
+                registry=registry, buffer=buffer, journal=journal, timing=timing, is_deleted=deletion.hides
+            ),
+            deletion=deletion,
+            cleanup=CleanupService(registry=registry, buffer=buffer, deletion=deletion),
+            dead_letters=dead_letters,
             stats=stats,
             health=HealthService(buffer=buffer, journal=journal, backend=backend),
             metrics=metrics,
@@ -185,14 +201,14 @@ async def _running(buffer: BufferManager, flusher: Flusher, drain_s: Callable[[]
 
 
 @asynccontextmanager
-async def _counting(stats: StatsService) -> AsyncIterator[None]:
-    """Count for the statistics in the background."""
-    counting = asyncio.create_task(stats.run(), name="stats")
+async def _in_background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Run what can be left off at any moment, until the end."""
+    task = asyncio.create_task(work, name=name)
     try:
         yield
     finally:
-        counting.cancel()
-        await asyncio.gather(counting, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _note_end(buffer: BufferManager, task: asyncio.Task[None]) -> None:

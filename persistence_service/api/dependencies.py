@@ -14,9 +14,17 @@ from starlette.requests import Request
 
 from persistence_service.bootstrap import Services
 from persistence_service.errors import FieldProblem, ValidationFailed
+from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.models.limits import MAX_PROBLEMS
 from persistence_service.models.status import Status
 from persistence_service.models.times import parse_time
+from persistence_service.services.cleanup import (
+    DEFAULT_CANCELLED_DAYS,
+    DEFAULT_COMPLETED_DAYS,
+    DEFAULT_FAILED_DAYS,
+    AgeOf,
+)
+from persistence_service.services.dead_letters import LetterFilter
 from persistence_service.services.query import MAX_OFFSET, POSITION, PageRequest, SessionFilter, TaskFilter
 from persistence_service.settings import Durability
 
@@ -97,6 +105,8 @@ SessionIdInPath = Annotated[str, Path(description="percent-encoded", examples=["
 TaskIdInPath = Annotated[
     str, Path(description="percent-encoded, `/` as `%2F`", examples=["s-2026-01-31-items:000042:zh"])
 ]
+LetterIdInPath = Annotated[str, Path(examples=["5d2f0c6b1a9e4f7783c4b2a1908f7e6d"])]
+Days = Annotated[int, Field(ge=0, le=100 * 366)]
 Cursor = Annotated[
     str | None,
     Field(
@@ -236,3 +246,38 @@ class SessionTaskList(_Listing):
     def wanted(self) -> PageRequest:
         """The page."""
         return self._page(self.sort_by, self.order or ("asc" if self.sort_by == "position" else "desc"))
+
+
+class CleanupParameters(Parameters):
+    """Parameters of `POST /sessions/cleanup`."""
+
+    completed_days: Days = Field(DEFAULT_COMPLETED_DAYS, description="completed sessions go after so many days")
+    failed_days: Days = Field(DEFAULT_FAILED_DAYS, description="failed ones")
+    cancelled_days: Days = Field(DEFAULT_CANCELLED_DAYS, description="cancelled ones")
+    age_of: AgeOf = Field(AgeOf.LAST_ACTIVITY, description="since when days are counted")
+    dry_run: bool = Field(False, description="only count what would be deleted")
+
+
+class _LetterFilter(Parameters):
+    reason: DeadLetterReason | None = None
+    collection: Literal["translation_sessions", "translation_tasks"] | None = None
+    session_id: str | None = Field(None, max_length=36)
+
+    def which(self) -> LetterFilter:
+        """The filter."""
+        return LetterFilter(reason=self.reason, collection=self.collection, session_id=self.session_id)
+
+
+class LetterList(_LetterFilter):
+    """Parameters of `GET /dead-letters`."""
+
+    page_size: int = Field(20, ge=1, le=100)
+    cursor: Cursor = None
+    order: Literal["asc", "desc"] = Field("desc", description="by when they were refused first")
+    count: bool = Field(True, description="false leaves `total` null, which saves counting")
+
+
+class ReplayParameters(_LetterFilter):
+    """Parameters of `POST /dead-letters/replay`."""
+
+    dry_run: bool = Field(False, description="only count the letters that match")

@@ -8,6 +8,17 @@ from typing import Any
 import msgspec
 
 from persistence_service import __version__, errors
+from persistence_service.models.administration_answers import (
+    CleanupDone,
+    DeadLetterList,
+    DeadLetterView,
+    DeadLetterWithRecord,
+    LetterDiscarded,
+    LetterReplayed,
+    LettersReplayed,
+    RecordAsSent,
+    SessionDeleted,
+)
 from persistence_service.models.answers import (
     BatchAccepted,
     BufferView,
@@ -98,7 +109,39 @@ _BUFFER = BufferView(
     replaying=False,
 )
 
-BY_TYPE: dict[Any, msgspec.Struct] = {
+_LETTER_ID = "5d2f0c6b1a9e4f7783c4b2a1908f7e6d"
+_LETTER = DeadLetterView(
+    letter_id=_LETTER_ID,
+    collection="translation_tasks",
+    record_key=_TASK_ID,
+    session_id=_SESSION_ID,
+    reason="data_rejected",
+    detail="the database refuses it (error 1406, column context)",
+    error_number=1406,
+    error_column="context",
+    event_time=_EVENT,
+    record_bytes=612,
+    created_at=_ACCEPTED,
+    updated_at=_ACCEPTED,
+)
+_RECORD = msgspec.Raw(
+    msgspec.json.encode(
+        TaskRequest(
+            task_id=_TASK_ID,
+            session_id=_SESSION_ID,
+            batch_id="items-0001",
+            sheet_name="Items",
+            row_index=42,
+            column_name="zh",
+            source_text="Potion of Healing",
+            status=Status.COMPLETED,
+            target_text="治疗药水",
+            event_time="2026-01-31T12:00:04.250000Z",
+        )
+    )
+)
+
+BY_TYPE: dict[Any, msgspec.Struct | msgspec.Raw] = {
     SessionBatch: SessionBatch(
         sessions=[
             SessionRequest(
@@ -173,6 +216,16 @@ BY_TYPE: dict[Any, msgspec.Struct] = {
         version=__version__,
     ),
     Liveness: Liveness("ready"),
+    SessionDeleted: SessionDeleted("deleted", _SESSION_ID),
+    CleanupDone: CleanupDone(deleted_sessions=3, deleted_tasks=3410, dry_run=False),
+    RecordAsSent: _RECORD,
+    DeadLetterList: DeadLetterList(
+        total=1, total_exact=True, page_size=20, items=[_LETTER], next_cursor=None, damaged=[]
+    ),
+    DeadLetterWithRecord: DeadLetterWithRecord(**msgspec.structs.asdict(_LETTER), record=_RECORD),
+    LetterReplayed: LetterReplayed("replayed", _LETTER_ID, None, None),
+    LettersReplayed: LettersReplayed(matched=12, replayed=11, dropped=0, still_refused=1, dry_run=False),
+    LetterDiscarded: LetterDiscarded("discarded", _LETTER_ID),
     Statistics: Statistics(
         sessions=SessionFigures(
             total=14, by_status=CountsByStatus(pending=1, processing=1, completed=11, failed=0, cancelled=1)
@@ -239,6 +292,8 @@ MEANINGS: dict[tuple[Any, int], str] = {
         "`ack=storage` was asked for and not reached for all: the whole batch is safe in the journal, and the items in "
         "`waiting` and `dead_lettered` are not in the database."
     ),
+    (CleanupDone, 200): "So much was deleted, or of a dry run would have been.",
+    (LetterReplayed, 200): "What became of the letter: `still_refused` stays one, with its reason.",
     (FlushDone, 200): "Everything accepted before the call is stored, but what waits and what can't be stored.",
     (Health, 200): "Batches are accepted; `degraded` if the database is away or something was lost.",
     (Health, 503): "`unhealthy`: batches are refused.",
@@ -256,6 +311,7 @@ ERRORS: dict[type[errors.PersistenceError], errors.PersistenceError] = {
         errors.Forbidden("this Host is not served; add its name to security.allowed_hosts"),
         errors.SessionNotFound(_SESSION_ID),
         errors.TaskNotFound(_TASK_ID),
+        errors.DeadLetterNotFound(_LETTER_ID),
         errors.BufferFull("the buffer is full until the database catches up; send the batch again", retry_after_s=1),
         errors.MemoryLimit("too many bytes of other requests are in work; send the request again", retry_after_s=1),
         errors.JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored"),

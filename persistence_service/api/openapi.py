@@ -81,19 +81,21 @@ class Call:
     body: Any
     answers: Mapping[int, Any]
     errors: Sequence[type[PersistenceError]] = field(default=())
+    body_required: bool = True
 
 
 def documented(
     answer: Any,  # noqa: ANN401  # a Struct, a parametrised one, or a media type
     *,
     body: Any = None,  # noqa: ANN401  # likewise
+    body_required: bool = True,
     also: Mapping[int, Any] | None = None,
     errors: Sequence[type[PersistenceError]] = (),
 ) -> Callable[[Endpoint], Endpoint]:
     """Say what a route takes and gives: `answer` with 200, what else it answers by status (`also`), and its errors."""
 
     def attach(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, _ATTRIBUTE, Call(body, {200: answer, **(also or {})}, errors))
+        setattr(endpoint, _ATTRIBUTE, Call(body, {200: answer, **(also or {})}, errors, body_required))
         return endpoint
 
     return attach
@@ -191,7 +193,7 @@ def _described(call: Call, schemas: _Schemas) -> dict[str, Any]:
     """The operation's body and responses."""
     described: dict[str, Any] = {}
     if call.body is not None:
-        described["requestBody"] = {"required": True, "content": schemas.content(call.body)}
+        described["requestBody"] = {"required": call.body_required, "content": schemas.content(call.body)}
     responses: dict[str, dict[str, Any]] = {}
     for status, kind in call.answers.items():
         responses[str(status)] = {

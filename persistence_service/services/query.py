@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -97,9 +97,11 @@ class PageRequest:
 class QueryService:
     """Answers the query endpoints."""
 
-    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager) -> None:
+    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager, is_deleted: Callable[[Any], bool]) -> None:
+        """`is_deleted` says of a stored record whether it is there only because its removal goes on."""
         self._registry = registry
         self._buffer = buffer
+        self._is_deleted = is_deleted
 
     async def sessions(self, which: SessionFilter, page: PageRequest) -> Page[Session]:
         """One page of sessions.
@@ -161,7 +163,7 @@ class QueryService:
             if buffered is None:
                 raise
             return buffered
-        if not stored:
+        if not stored or self._is_deleted(stored[0]):
             return buffered
         if buffered is None or any(getattr(stored[0], name) != getattr(buffered, name) for name in collection.fixed):
             return stored[0]  # a buffered record that contradicts the stored one will be refused

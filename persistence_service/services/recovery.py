@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -71,11 +71,21 @@ class Restored:
 class RecoveryService:
     """Answers the recovery endpoints. Everything accepted is flushed first, so what it says is the truth."""
 
-    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager, journal: Journal, timing: Timing) -> None:
+    def __init__(
+        self,
+        *,
+        registry: StorageRegistry,
+        buffer: BufferManager,
+        journal: Journal,
+        timing: Timing,
+        is_deleted: Callable[[Session], bool],
+    ) -> None:
+        """`is_deleted` says of a stored session whether it is there only because its removal goes on."""
         self._registry = registry
         self._buffer = buffer
         self._journal = journal
         self._timing = timing
+        self._is_deleted = is_deleted
 
     async def incomplete_sessions(self, *, limit: int, cursor: str | None, idle_s: float | None) -> IncompletePage:
         """Sessions unfinished by their status or with unfinished tasks; with `idle_s` only those without activity so long.
@@ -118,7 +128,7 @@ class RecoveryService:
         await self._buffer.flush()
         backend = self._registry.backend_for(SESSIONS)
         sessions = await backend.read(SESSIONS, [session_id])
-        if not sessions:
+        if not sessions or self._is_deleted(sessions[0]):
             raise SessionNotFound(session_id)
         statuses = (*UNFINISHED, Status.FAILED) if include_failed else UNFINISHED
         where = (Equals("session_id", session_id), OneOf("status", statuses))
