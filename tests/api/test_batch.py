@@ -183,14 +183,16 @@ async def test_a_task_of_another_session_is_a_conflict(api: Api) -> None:
     assert (await api.get("/tasks/t1")).json()["session_id"] == "s1"
 
 
-async def test_no_room_is_an_honest_503(start_api: StartApi) -> None:
+async def test_what_has_no_room_in_memory_waits_in_the_journal_and_is_read_from_there(start_api: StartApi) -> None:
     api = await start_api(buffer={"max_memory_records": 2, "max_buffer_size": 2})
+    await api.store([a_session("s0")])
     api.backend.go_away(StorageUnavailable("gone"))
-    await api.keep([a_session("a"), a_session("b")])
-    response = await api.post("/sessions/batch", {"sessions": [a_session("c")]})
-    assert_error(response, 503, "BUFFER_FULL")
+    await api.keep([a_session(f"s{n}") for n in range(1, 3)])
+    await api.keep([a_session(f"s{n}") for n in range(3, 6)])
+    assert (await api.client.get("/health")).json()["buffer"]["spilled_records"] == 3
+    assert (await api.get("/sessions/s5")).json()["session_id"] == "s5"
     api.backend.come_back()
-    assert (await api.post("/flush")).json()["sessions_written"] == 2
+    assert (await api.post("/flush")).json()["sessions_written"] == 5
 
 
 async def test_an_error_of_the_backend_never_speaks_in_its_own_words(api: Api) -> None:

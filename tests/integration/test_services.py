@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from persistence_service.bootstrap import Services, build_registry, open_services
-from persistence_service.buffer.buffer import AsideReason
 from persistence_service.errors import (
     ConfigurationError,
     JournalFull,
@@ -22,6 +21,7 @@ from persistence_service.journal.journal import Journal
 from persistence_service.models.status import Status
 from persistence_service.models.times import from_micros
 from persistence_service.services import query as query_module
+from persistence_service.services.dead_letters import LetterFilter
 from persistence_service.services.query import POSITION, PageRequest, SessionFilter, TaskFilter
 from persistence_service.settings import Durability, Settings
 from persistence_service.storage.memory import MemoryBackend
@@ -296,8 +296,9 @@ async def test_a_buffered_task_that_contradicts_the_stored_one_does_not_show(ope
         await services.buffer.flush()
         await services.buffer.accept_tasks([task_request("T0", "done", status=Status.COMPLETED)])
         assert (await services.query.task("T0")).session_id == "game"
-        assert (await services.buffer.flush()).refused == 1
-        assert [aside.reason for _, _, aside in services.buffer.aside()] == [AsideReason.TASK_ID_CONFLICT]
+        assert (await services.buffer.flush()).dead_lettered == 1
+        page = await services.dead_letters.page(LetterFilter(), limit=10)
+        assert [letter.reason for letter in page.items] == ["task_id_conflict"]
 
 
 async def test_with_the_database_away_what_is_buffered_is_answered_and_the_rest_is_not_known(opener: Opener) -> None:
@@ -430,10 +431,10 @@ async def test_recovery_says_what_is_damaged_and_lost(opener: Opener, tmp_path: 
 # -------------------------------------------------------------------------------------------------------------- health
 
 
-async def test_health_is_degraded_while_the_database_is_away_and_unhealthy_without_room(
+async def test_health_is_degraded_while_the_database_is_away_however_much_waits(
     opener: Opener, timing: ManualTiming
 ) -> None:
-    async with opener(buffer={"max_memory_records": 10, "max_buffer_size": 10}) as (services, backend):
+    async with opener(buffer={"max_memory_records": 9, "max_buffer_size": 9}) as (services, backend):
         assert (await services.health.report()).status == "healthy"
         backend.go_away(AWAY)
         await services.buffer.accept_sessions([session_request(f"S{number}") for number in range(9)])
@@ -442,8 +443,8 @@ async def test_health_is_degraded_while_the_database_is_away_and_unhealthy_witho
         assert "gone" in report.detail
         await services.buffer.accept_sessions([session_request("S9")])
         report = await services.health.report()
-        assert (report.status, services.health.is_ready()) == ("unhealthy", False)
-        assert report.buffer.usage_percent == 100
+        assert (report.status, services.health.is_ready()) == ("degraded", True)
+        assert (report.buffer.usage_percent, report.buffer.spilled_records) == (100, 1)
         backend.come_back()
         await until(lambda: services.buffer.storage_failure is not None and timing.sleeping > 1)
         report = await services.health.report()
@@ -453,7 +454,7 @@ async def test_health_is_degraded_while_the_database_is_away_and_unhealthy_witho
         assert (await services.health.report()).status == "healthy"
 
 
-async def test_health_shows_what_is_set_aside_also_after_a_restart(opener: Opener) -> None:
+async def test_health_counts_what_waits_for_its_session_also_after_a_restart(opener: Opener) -> None:
     def refuse(backend: FaultyBackend) -> None:
         backend.reject(lambda record: getattr(record, "source_text", "") == "poison")
 
@@ -462,17 +463,28 @@ async def test_health_shows_what_is_set_aside_also_after_a_restart(opener: Opene
         await services.buffer.accept_tasks(
             [task_request("bad", source_text="poison"), task_request("lost", "nobody"), task_request("good")]
         )
-        await services.buffer.flush()
+        assert (await services.buffer.flush()).dead_lettered == 1
     for _ in range(2):
         async with opener(refuse) as (services, _backend):
             await services.buffer.flush()
+            letters = await services.dead_letters.page(LetterFilter(), limit=10)
+            assert [letter.record_key for letter in letters.items] == ["bad"], "once, however often it is replayed"
             report = await services.health.report()
-            assert {(item.collection, item.id, item.reason) for item in report.aside} == {
-                ("translation_tasks", "bad", "data_rejected"),
-                ("translation_tasks", "lost", "unknown_session"),
-            }
-            assert (report.buffer.set_aside, report.buffer.waiting_for_session) == (1, 1)
-            assert report.journal.unstored_items == 2
+            assert (report.buffer.set_aside, report.buffer.waiting_for_session) == (0, 1)
+            assert report.journal.unstored_items == 1
+
+
+async def test_more_refusals_than_may_become_dead_letters_are_an_alarm(opener: Opener) -> None:
+    def refuse(backend: FaultyBackend) -> None:
+        backend.reject(lambda record: getattr(record, "source_text", "") == "poison")
+
+    async with opener(refuse, buffer={"max_dead_letter_rate": 2}) as (services, _):
+        await services.buffer.accept_sessions([session_request()])
+        await services.buffer.accept_tasks([task_request(f"bad{n}", source_text="poison") for n in range(5)])
+        assert (await services.buffer.flush()).dead_lettered == 2
+        report = await services.health.report()
+        assert (report.status, report.buffer.set_aside) == ("degraded", 3)
+        assert "buffer.max_dead_letter_rate" in report.detail
 
 
 async def test_health_is_unhealthy_when_the_journal_has_no_room(opener: Opener) -> None:
