@@ -85,7 +85,15 @@ def build_buffer(
         spill=spill,
         refill=Refill(journal=journal, spill=spill, intakes=intakes, room=room),
         letterbox=letterbox,
-        set_aside=SetAside(journal=journal, intakes=intakes, letterbox=letterbox, tickets=tickets, timing=timing),
+        set_aside=SetAside(
+            journal=journal,
+            intakes=intakes,
+            letterbox=letterbox,
+            spill=spill,
+            room=room,
+            tickets=tickets,
+            timing=timing,
+        ),
         room=room,
         tickets=tickets,
     )

@@ -118,6 +118,11 @@ class RecordBuffer(Generic[R]):
         return len(self._orphans)
 
     @property
+    def oldest_orphan_s(self) -> float | None:
+        """When the first of them became one, by the clock of patience; None when there is none."""
+        return next((orphan.since_s for orphan in self._orphans.values()), None)
+
+    @property
     def missing_parents(self) -> list[str]:
         """The parents that orphans wait for."""
         return list(self._orphans_of)
@@ -204,14 +209,15 @@ class RecordBuffer(Generic[R]):
 
     # --------------------------------------------------------------------------------------------------- flush
 
-    def take(self, *, max_rows: int, max_bytes: int) -> list[Entry[R]]:
-        """The next chunk: what is in flight already, else the oldest entries, moved in flight.
+    def take(self, *, max_rows: int, max_bytes: int, newest: bool = False) -> list[Entry[R]]:
+        """The next chunk: what is in flight already, else the oldest entries, or the `newest` backwards, moved in flight.
 
         At least one entry however large, if any waits.
         """
         if not self._in_flight:
             size = 0
-            for key, entry in self._waiting.items():
+            for key in reversed(self._waiting) if newest else self._waiting:
+                entry = self._waiting[key]
                 size += entry.size
                 if len(self._in_flight) >= max_rows or (self._in_flight and size > max_bytes):
                     break
@@ -221,13 +227,13 @@ class RecordBuffer(Generic[R]):
         return list(self._in_flight.values())
 
     def put_back(self) -> None:
-        """The chunk in flight waits again, at the head, so that the next one may be another."""
+        """The chunk in flight waits again, in its place, so that the next one may be another."""
         back, self._in_flight = self._in_flight, {}
         for key, entry in back.items():
             newer = self._waiting.pop(key, None)
             if newer is not None:
                 back[key] = self._joined(entry, newer)
-        self._waiting = back | self._waiting
+        self._waiting = _in_order(back | self._waiting)
 
     def settle(self, entry: Entry[R]) -> None:
         """The entry is stored, or deleted: let go of it and of its place in the journal."""
@@ -260,16 +266,15 @@ class RecordBuffer(Generic[R]):
         keys = [key for parent in dict.fromkeys(parents) for key in self._orphans_of.get(parent, ())]
         if keys:
             adopted = {key: self._pop_orphan(key).entry for key in keys}
-            waiting = adopted | self._waiting
-            self._waiting = dict(sorted(waiting.items(), key=lambda item: item[1].ticket))
+            self._waiting = _in_order(adopted | self._waiting)
 
     # --------------------------------------------------------------------------------------------- dead letters
 
     def give_up(self, before_s: float, *, room: int, room_bytes: int, detail: str) -> None:
-        """Refuse the orphans since before `before_s`, and the longest waiting ones for whom there is no `room`."""
+        """Refuse the orphans since `before_s` or earlier, and the longest waiting ones for whom there is no `room`."""
         while self._orphans:
             key, orphan = next(iter(self._orphans.items()))
-            if orphan.since_s >= before_s and self.orphans <= room and self.aside_bytes <= room_bytes:
+            if orphan.since_s > before_s and self.orphans <= room and self.aside_bytes <= room_bytes:
                 break
             self._pop_orphan(key)
             self._refuse(key, Refused(orphan.entry, DeadLetterReason.UNKNOWN_SESSION, detail))
@@ -387,6 +392,10 @@ class RecordBuffer(Generic[R]):
         places.append(refused)
         self._refused_count += 1
         self.aside_bytes += refused.entry.size
+
+
+def _in_order(entries: dict[str, Entry[R]]) -> dict[str, Entry[R]]:
+    return dict(sorted(entries.items(), key=lambda item: item[1].ticket))
 
 
 def _identity(collection: Collection[Any], record: msgspec.Struct) -> str:

@@ -39,8 +39,10 @@ class ChunkWriter:
     def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
 
-    async def write(self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float) -> ChunkReport:
-        """Write the chunk. An orphan's patience begins at `patience_s`.
+    async def write(
+        self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport
+    ) -> None:
+        """Write the chunk, and say in `report` how far that came, even if it fails. An orphan's patience begins at `patience_s`.
 
         A record that fails with an error of an unknown number is refused only if another one was stored meanwhile; else all
         that is left waits again, so that the next chunk may be another, and the error is raised.
@@ -49,7 +51,6 @@ class ChunkWriter:
             StorageUnavailable: what is left stays in flight.
             StorageSetupError, UnclassifiedStorageError: a person must act; what is left waits at the head.
         """
-        report = ChunkReport()
         try:
             await self._write(buffer, entries, patience_s, report)
             if report.suspects and not report.stored:
@@ -60,7 +61,6 @@ class ChunkWriter:
         for entry, error in report.suspects:
             detail = "the database refuses it for a reason that this version does not know"
             buffer.refuse(Refused(entry, DeadLetterReason.DATA_REJECTED, _told(detail, error.number), error.number))
-        return report
 
     async def _write(
         self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport

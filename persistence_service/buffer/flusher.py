@@ -17,7 +17,7 @@ import structlog
 
 from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.buffer import RecordBuffer, Tickets
-from persistence_service.buffer.chunk_writer import ChunkWriter
+from persistence_service.buffer.chunk_writer import ChunkReport, ChunkWriter
 from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.policy import FlushPolicy
 from persistence_service.buffer.refill import Refill
@@ -60,7 +60,7 @@ class FlushReason(StrEnum):
 class FlushReport:
     """What a flush on demand did since it was asked for: records written, and records that became dead letters.
 
-    `waiting` are those that wait for their session, or for the database to take them after all.
+    `waiting` are those that wait for their session, or for the database to take them or their dead letters after all.
     """
 
     sessions_written: int
@@ -133,6 +133,7 @@ class Flusher:
         self._prepared = False
         self._room_wanted = False
         self._draining = False
+        self._newest_first = False
         self._stopping = False
         self._unfinished: FlushReason | None = None
         self._written = {self._sessions.collection.name: 0, self._tasks.collection.name: 0}
@@ -187,7 +188,7 @@ class Flusher:
         return FlushReport(
             sessions_written=self._written[self._sessions.collection.name] - before[self._sessions.collection.name],
             tasks_written=self._written[self._tasks.collection.name] - before[self._tasks.collection.name],
-            waiting=self._tasks.orphans + self._waiting.set_aside.queue.total,
+            waiting=self._sessions.aside_count + self._tasks.aside_count + self._waiting.set_aside.queue.total,
             dead_lettered=self._waiting.letterbox.total - letters_before,
         )
 
@@ -269,9 +270,11 @@ class Flusher:
             if (at := buffer.oldest_arrival_s) is not None
         ]
         if self._tasks.orphans:
-            due.append(self._parents_sought_s + min(policy.flush_interval_s, policy.orphan_grace_s))
+            due.append(self._parents_sought_s + policy.flush_interval_s)
         now = self._timing.monotonic()
         seconds = [at - now for at in due]
+        if (since := self._tasks.oldest_orphan_s) is not None:
+            seconds.append(since - self._patience_ends_s)
         if (retry := self._waiting.set_aside.due_in_s) is not None:
             seconds.append(retry)
         return min(seconds, default=None)
@@ -280,17 +283,18 @@ class Flusher:
         started = self._timing.monotonic()
         self._room_wanted = False
         await self._seek_parents(started, reason)
-        await self._try_set_aside()
         target = self._waiting.tickets.last
         while True:
-            await self._waiting.refill.run()
             await self._flush_up_to(self._sessions, target)
             self._adopt()
             await self._flush_up_to(self._tasks, target)
-            await self._deal_with_refused()
+            failure = await self._deal_with_refused()
             self._answer_requests()
-            if not self._waiting.spill.has_up_to(target):
+            if not self._waiting.spill.has_up_to(target) or (failure and self._waiting.room.is_full_aside):
                 break
+            await self._waiting.refill.run()
+        if failure is not None:
+            raise failure
         self.last_flush_us = self._timing.wall_us()
         seconds = self._timing.monotonic() - started
         rows = {name: count - self._counted[name] for name, count in self._written.items()}
@@ -298,6 +302,7 @@ class Flusher:
         self._metrics.flushed(reason.value, seconds, rows)
         if any(rows.values()):
             _log.info("flush", reason=reason.value, ms=round(seconds * 1000), **rows)
+        await self._try_set_aside()
 
     async def _seek_parents(self, now_s: float, reason: FlushReason) -> None:
         """Look for orphans' sessions that somebody else has stored: when a person asks, and once in a flush interval."""
@@ -324,22 +329,31 @@ class Flusher:
             self._tasks.adopt(self._stored_parents)
             self._stored_parents.clear()
             self.on_sessions()
-        # The session may still be in the part of the journal that was not read yet.
-        patience_s = self._patience.now_s - self._policy.orphan_grace_s if not self._is_replaying() else float("-inf")
         room, room_bytes = self._waiting.room.aside
         detail = "its session is not known"
-        self._tasks.give_up(patience_s, room=room, room_bytes=room_bytes, detail=detail)
+        self._tasks.give_up(self._patience_ends_s, room=room, room_bytes=room_bytes, detail=detail)
+
+    @property
+    def _patience_ends_s(self) -> float:
+        """Orphans since then, by the clock of patience, have waited long enough."""
+        if self._is_replaying():  # their session may be in the part of the journal that was not read yet
+            return float("-inf")
+        return self._patience.now_s - self._policy.orphan_grace_s
 
     async def _try_set_aside(self) -> None:
-        """Give what the database refused too often another chance, when nothing else waits on disk."""
+        """Give what the database refused too often another chance."""
         due_in_s = self._waiting.set_aside.due_in_s
-        if due_in_s is not None and due_in_s <= 0 and not self._waiting.spill and not self._is_replaying():
+        if due_in_s is not None and due_in_s <= 0:
             await self._waiting.set_aside.try_again()
 
-    async def _deal_with_refused(self) -> None:
-        if self._sessions.refused or self._tasks.refused:
+    async def _deal_with_refused(self) -> PersistenceError | None:
+        """Let them be dead letters, or wait in the journal; or why neither can be now, which holds the others up no more."""
+        try:
             await self._waiting.letterbox.deliver()
             await self._waiting.set_aside.take_over()
+        except PersistenceError as exc:
+            return exc
+        return None
 
     async def _flush_up_to(self, buffer: RecordBuffer[Any], ticket: int) -> None:
         while buffer.has_up_to(ticket):
@@ -347,13 +361,22 @@ class Flusher:
 
     async def _flush_chunk(self, buffer: RecordBuffer[Any]) -> None:
         started = self._timing.monotonic()
-        entries = buffer.take(max_rows=self._policy.max_buffer_size, max_bytes=self._policy.chunk_bytes)
-        report = await self._writer.write(buffer, entries, self._patience.now_s)
+        entries = buffer.take(
+            max_rows=self._policy.max_buffer_size, max_bytes=self._policy.chunk_bytes, newest=self._newest_first
+        )
+        report = ChunkReport()
+        try:
+            await self._writer.write(buffer, entries, self._patience.now_s, report)
+        except UnclassifiedStorageError:
+            self._newest_first = not self._newest_first  # many that fail at one end don't hide good ones at the other
+            raise
+        finally:
+            self._written[buffer.collection.name] += report.stored
+            self._metrics.dropped(buffer.collection.name, report.dropped)
+            self._stored_parents.extend(report.stored_parents)
+        self._newest_first = False
         self.failure = None
         self._patience.go_on()
-        self._written[buffer.collection.name] += report.stored
-        self._metrics.dropped(buffer.collection.name, report.dropped)
-        self._stored_parents.extend(report.stored_parents)
         seconds = self._timing.monotonic() - started
         if report.stored and seconds > 0:
             rate = report.stored / seconds

@@ -62,6 +62,7 @@ class Letterbox:
             StorageUnavailable, StorageSetupError: the letters can't be kept now; the records stay where they are.
         """
         delivered = 0
+        self._note_rate()
         for buffer in self._buffers:
             chosen = self._choose(buffer)
             for start in range(0, len(chosen), _AT_ONCE):
@@ -98,19 +99,20 @@ class Letterbox:
     def _choose(self, buffer: RecordBuffer[Any]) -> list[Refused[Any]]:
         refused = buffer.all_refused()
         counted = [each for each in refused if each.reason is DeadLetterReason.DATA_REJECTED]
-        allowance = self.allowance() if counted else 0
-        self._note_rate(left_out=len(counted) - allowance)
-        return [each for each in refused if each.reason is not DeadLetterReason.DATA_REJECTED] + counted[:allowance]
+        others = [each for each in refused if each.reason is not DeadLetterReason.DATA_REJECTED]
+        return others + counted[: self.allowance()]
 
-    def _note_rate(self, left_out: int) -> None:
-        if left_out > 0 and not self.is_stopped:
+    def _note_rate(self) -> None:
+        refused = [each for buffer in self._buffers for each in buffer.all_refused()]
+        over = sum(each.reason is DeadLetterReason.DATA_REJECTED for each in refused) > self.allowance()
+        if over and not self.is_stopped:
             self.is_stopped = True
             _log.error(
                 "dead_letters.stopped",
                 max_per_minute=self._max_per_minute,
                 now="what the database refuses waits in the journal and is tried again slowly; look for one cause of all",
             )
-        elif left_out <= 0 and self.is_stopped and self.allowance():
+        elif not over and self.is_stopped and self.allowance():
             self.is_stopped = False
             _log.info("dead_letters.resumed")
 

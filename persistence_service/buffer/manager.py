@@ -343,6 +343,8 @@ class BufferManager:
             if any(place.has_up_to(ticket) for place in places)
         }
         self._deleted[session_id] = (up_to, self._waiting.tickets.last)
+        self._waiting.tasks.adopt([session_id])  # to be written once more: those up to that time are dropped by it
+        self._flusher.notice()
 
     def _deleted_up_to(self, session_id: str) -> datetime | None:
         up_to, _ = self._deleted.get(session_id, (None, 0))

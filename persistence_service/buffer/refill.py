@@ -44,10 +44,11 @@ class Refill:
             self._spill.drop_first()
 
     def _next(self) -> Iterator[SpilledBatch]:
-        size = 0
+        records = size = 0
         for batch in self._spill.first(_STRETCH_BATCHES):
+            records += batch.items
             size += batch.position.length
-            if size > _STRETCH_BYTES and size > batch.position.length:
+            if records > batch.items and (size > _STRETCH_BYTES or not self._room.fits(records, size)):
                 return
             yield batch
 

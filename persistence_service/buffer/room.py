@@ -30,6 +30,13 @@ class Room:
         return int(self._bounds.records * _ASIDE), int(self._bounds.size_bytes * _ASIDE)
 
     @property
+    def is_full_aside(self) -> bool:
+        """Whether they take all of it, or more."""
+        records, size = self.aside
+        held = sum(buffer.aside_count for buffer in self._buffers)
+        return held >= records or sum(buffer.aside_bytes for buffer in self._buffers) >= size
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of all records in memory, in the journal's form."""
         return sum(buffer.size_bytes for buffer in self._buffers)

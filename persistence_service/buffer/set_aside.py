@@ -10,6 +10,7 @@ from typing import Any, Final
 from persistence_service.buffer.buffer import Place, Refused, Tickets
 from persistence_service.buffer.intake import Intake
 from persistence_service.buffer.letterbox import Letterbox
+from persistence_service.buffer.room import Room
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
 from persistence_service.buffer.timing import Timing
 from persistence_service.journal.journal import Journal
@@ -32,12 +33,16 @@ class SetAside:
         journal: Journal,
         intakes: Mapping[int, Intake[Any]],
         letterbox: Letterbox,
+        spill: SpillQueue,
+        room: Room,
         tickets: Tickets,
         timing: Timing,
     ) -> None:
         self._journal = journal
         self._intakes = intakes
         self._letterbox = letterbox
+        self._spill = spill
+        self._room = room
         self._tickets = tickets
         self._timing = timing
         self._tried_s = timing.monotonic()
@@ -89,21 +94,27 @@ class SetAside:
         self._appended += len(group)
 
     async def try_again(self) -> None:
-        """Let the oldest group wait for a chunk once more, behind all others.
+        """Let the oldest group wait for a chunk once more, behind all others, unless these are too many.
 
         Raises:
             JournalUnavailable: it can't be read now.
         """
         batch = self.queue.oldest
-        if batch is None:
+        if batch is None or self._is_crowded():
+            return
+        intake = self._intakes[batch.kind]
+        (payload,) = await self._journal.read_many([batch.position])
+        if self._is_crowded():
             return
         self._tried_s = self._timing.monotonic()
         self._refused_before = self._refusals
-        intake = self._intakes[batch.kind]
-        (payload,) = await self._journal.read_many([batch.position])
         if isinstance(payload, bytes):
             again = replace(batch, ticket=self._tickets.next())
             intake.merge(intake.decode(payload), intake.sizes(payload), again)
         else:
             self._journal.give_up(batch.position, batch.items)
         self.queue.drop_first()
+
+    def _is_crowded(self) -> bool:
+        """Whether what is new waits on disk, or fills the memory."""
+        return bool(self._spill) or not self._room.is_half_empty
