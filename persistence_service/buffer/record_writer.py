@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from persistence_service.models.session import Session
-from persistence_service.models.task import Task
-from persistence_service.models.tombstone import surviving_session, surviving_task
+from persistence_service.models.tombstone import surviving
 from persistence_service.storage.backend import Rejection, RejectionReason, StorageBackend, Transaction
 from persistence_service.storage.collections import SESSIONS, TOMBSTONES, Collection
 from persistence_service.storage.query import OneOf
@@ -59,7 +57,10 @@ async def write_records(transaction: Transaction, collection: Collection[R], rec
     if not tombstones:
         result = await transaction.write(collection, records)
         return Written(result.stored, rejected=result.rejected)
-    left = [_surviving(record, tombstones.get(_session_id(record))) for record in records]
+    left = [
+        surviving(record, tombstones[_session_id(record)]) if _session_id(record) in tombstones else record
+        for record in records
+    ]
     dead = await _dead_sessions(transaction, tombstones)
     if collection.name == SESSIONS.name:
         revived = sorted({_session_id(record) for record in left if record is not None} & dead)
@@ -88,14 +89,3 @@ async def _dead_sessions(transaction: Transaction, tombstones: dict[str, datetim
 def _session_id(record: Any) -> str:  # noqa: ANN401  # a session or a task
     session_id: str = record.session_id
     return session_id
-
-
-def _surviving(record: Any, deleted_up_to: datetime | None) -> Any:  # noqa: ANN401  # as above
-    if deleted_up_to is None:
-        return record
-    match record:
-        case Session():
-            return surviving_session(record, deleted_up_to)
-        case Task():
-            return surviving_task(record, deleted_up_to)
-    raise TypeError(f"{type(record).__name__} is neither a session nor a task")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -42,3 +43,13 @@ def surviving_session(session: Session, deleted_up_to: datetime) -> Session | No
 def surviving_task(task: Task, deleted_up_to: datetime) -> Task | None:
     """The task if it is newer than its session's tombstone, None if it is dropped."""
     return task if task.event_time > deleted_up_to else None
+
+
+def surviving(record: Any, deleted_up_to: datetime) -> Any:  # noqa: ANN401  # a session or a task, and the same or None
+    """What is left of a record of either kind beside a tombstone; None if it is dropped."""
+    match record:
+        case Session():
+            return surviving_session(record, deleted_up_to)
+        case Task():
+            return surviving_task(record, deleted_up_to)
+    raise TypeError(f"{type(record).__name__} is neither a session nor a task")

@@ -22,8 +22,9 @@ from persistence_service.models.answers import Page
 from persistence_service.models.session import Session
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task
+from persistence_service.models.tombstone import surviving
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
-from persistence_service.storage.collections import SESSIONS, TASKS, Collection
+from persistence_service.storage.collections import SESSIONS, TASKS, TOMBSTONES, Collection
 from persistence_service.storage.query import Between, Condition, Contains, Equals, Query, Sort, Value
 from persistence_service.storage.registry import StorageRegistry
 
@@ -157,8 +158,12 @@ class QueryService:
 
     async def _one(self, collection: Collection[R], key: str, buffered: R | None) -> R | None:
         # The buffer is looked at first: what a flush moves to the backend meanwhile is then seen twice, never missed.
+        backend = self._registry.backend_for(collection)
         try:
-            stored = await self._registry.backend_for(collection).read(collection, [key])
+            stored = await backend.read(collection, [key])
+            if buffered is not None:  # perhaps from before its session was deleted; a flush will drop it then
+                tombstones = await backend.read(TOMBSTONES, [buffered.session_id])  # type: ignore[attr-defined]  # both have one
+                buffered = surviving(buffered, tombstones[0].deleted_up_to) if tombstones else buffered
         except (Unavailable, StorageError):
             if buffered is None:
                 raise

@@ -19,11 +19,13 @@ from persistence_service.errors import (
 )
 from persistence_service.journal.journal import Journal
 from persistence_service.models.status import Status
-from persistence_service.models.times import from_micros
+from persistence_service.models.times import from_micros, parse_time
+from persistence_service.models.tombstone import Tombstone
 from persistence_service.services import query as query_module
 from persistence_service.services.dead_letters import LetterFilter
 from persistence_service.services.query import POSITION, PageRequest, SessionFilter, TaskFilter
 from persistence_service.settings import Durability, Settings
+from persistence_service.storage.collections import TOMBSTONES
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.query import Group
 from persistence_service.testing.clocks import ManualTiming
@@ -299,6 +301,21 @@ async def test_a_buffered_task_that_contradicts_the_stored_one_does_not_show(ope
         assert (await services.buffer.flush()).dead_lettered == 1
         page = await services.dead_letters.page(LetterFilter(), limit=10)
         assert [letter.reason for letter in page.items] == ["task_id_conflict"]
+
+
+async def test_what_is_buffered_of_a_deleted_session_is_not_read_also_by_a_service_that_did_not_delete_it(
+    opener: Opener,
+) -> None:
+    async with opener() as (services, backend):
+        old = "2026-01-01T00:00:00Z"
+        await services.buffer.accept_sessions([session_request("gone", event_time=old)])
+        await services.buffer.flush()
+        deleted = Tombstone("gone", parse_time("2026-01-02T00:00:00Z"), None, *2 * [parse_time(old)])
+        await backend.inner.write(TOMBSTONES, [deleted])
+        await services.buffer.accept_tasks([task_request("late", "gone", event_time=old), task_request("new", "gone")])
+        with pytest.raises(TaskNotFound):
+            await services.query.task("late")
+        assert (await services.query.task("new")).session_id == "gone"
 
 
 async def test_with_the_database_away_what_is_buffered_is_answered_and_the_rest_is_not_known(opener: Opener) -> None:
