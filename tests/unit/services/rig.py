@@ -14,6 +14,8 @@ from persistence_service.buffer.record_writer import write_records
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.models.tombstone import Tombstone
+from persistence_service.services import dead_letters as letters_module
+from persistence_service.services import deletion as deletion_module
 from persistence_service.services.cleanup import CleanupService
 from persistence_service.services.dead_letters import DeadLetterService
 from persistence_service.services.deletion import DeletionService
@@ -30,7 +32,10 @@ from tests.unit.buffer.harness import until
 
 @dataclass
 class Rig:
-    """One run of the services."""
+    """One run of the services.
+
+    `deletion`, `cleanup` and `letters` have nothing in the background; those of `services`, on the same backend, have.
+    """
 
     services: Services
     backend: FaultyBackend
@@ -89,6 +94,8 @@ async def open_rig(
         deletion = DeletionService(registry=registry, buffer=services.buffer, timing=timing)
         files = LetterFiles(journal / DIRECTORY_NAME)
         await until(lambda: not services.buffer.replaying)
+        background = {deletion_module._LOOK_EVERY_S, letters_module._ADOPT_EVERY_S}
+        await until(lambda: background <= set(timing.seconds_to_deadlines), "the background's first look")
         yield Rig(
             services,
             backend,

@@ -248,19 +248,16 @@ async def test_what_changes_after_the_look_is_looked_at_again_in_the_transaction
 async def test_an_interrupted_run_leaves_no_half_deleted_session_behind(rig: Rig) -> None:
     for number in range(4):
         await put(rig, f"s{number}", 100)
-    background = asyncio.create_task(rig.deletion.run())
     await let_all_run()
     rig.backend.fail_next(AWAY, when=When.AFTER_COMMIT)
     with pytest.raises(StorageUnavailable):
-        await rig.cleanup.cleanup()
+        await rig.services.cleanup.cleanup()
     for _ in range(2000):
         if await sessions(rig) == ["s1", "s2", "s3"]:
             break
         await asyncio.sleep(0.001)
     assert await rig.stored() == (["s1", "s2", "s3"], ["s10", "s11", "s20", "s21", "s30", "s31"])
     assert await rig.cleanup.cleanup() == Cleaned(3, 6)
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
 
 
 async def test_runs_at_the_same_moment_delete_and_count_each_session_once(rig: Rig) -> None:

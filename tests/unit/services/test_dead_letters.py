@@ -40,7 +40,7 @@ from persistence_service.storage.query import Query
 from persistence_service.storage.sqlite import SqliteBackend
 from persistence_service.testing.faulty_backend import When
 from persistence_service.testing.samples import at, session_record, task_record
-from tests.unit.buffer.harness import let_all_run, session_request, task_request, until
+from tests.unit.buffer.harness import let_all_run, session_request, task_request
 from tests.unit.services.rig import Rig, open_rig
 
 AWAY = StorageUnavailable("gone", number=2006)
@@ -557,28 +557,23 @@ async def test_letters_of_sessions_that_never_come_cost_a_page_each_at_most(
 
 async def test_the_background_adopts_by_itself_and_survives_outages(rig: Rig) -> None:
     await put(rig, *orphans("a", 2))
-    idle = rig.timing.sleeping
+    await rig.write([session_record("a")])
     with capture_logs() as logged:
-        background = asyncio.create_task(rig.letters.run())
-        await until(lambda: rig.timing.sleeping > idle)
-        await rig.write([session_record("a")])
         rig.backend.go_away(AWAY)
         for _ in range(3):
             rig.timing.advance(31)
             await let_all_run()
-            await until(lambda: rig.timing.sleeping > idle)
         rig.backend.come_back()
         rig.timing.advance(31)
         for _ in range(2000):
-            if (await rig.stored())[1] == ["a-0", "a-1"]:
+            if (await rig.stored())[1] == ["a-0", "a-1"] and await left(rig) == []:
                 break
             await asyncio.sleep(0.001)
     assert (await rig.stored())[1] == ["a-0", "a-1"]
+    assert await left(rig) == []
     events = [event["event"] for event in logged]
     assert events.count("dead_letters.not_adopted") == 1
     assert "dead_letters.unexpected_error" not in events
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
 
 
 async def test_the_letter_of_what_the_database_refused_can_be_mended_and_replayed(rig: Rig) -> None:

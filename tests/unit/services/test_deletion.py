@@ -16,14 +16,15 @@ from persistence_service.models.status import Status
 from persistence_service.models.times import format_time, from_micros
 from persistence_service.models.tombstone import Tombstone
 from persistence_service.services import deletion as module
+from persistence_service.services.query import PageRequest, TaskFilter
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.collections import SESSIONS, TASKS, TOMBSTONES
 from persistence_service.storage.memory import MemoryBackend
-from persistence_service.storage.query import Query
+from persistence_service.storage.query import Equals, Query
 from persistence_service.storage.sqlite import SqliteBackend
 from persistence_service.testing.faulty_backend import When
 from persistence_service.testing.samples import at, session_record, task_record
-from tests.unit.buffer.harness import let_all_run, session_request, task_request, until
+from tests.unit.buffer.harness import let_all_run, session_request, task_request
 from tests.unit.services.rig import Rig, open_rig
 
 AWAY = StorageUnavailable("gone", number=2006)
@@ -52,6 +53,14 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tasks_of(session_id: str, number: int) -> list[object]:
     return [task_request(f"{session_id}{index}", session_id, row_index=index) for index in range(number)]
+
+
+async def until_stored(rig: Rig, expected: tuple[list[str], list[str]]) -> None:
+    """What is done in the background comes to this, removals noted as finished included."""
+    limit = asyncio.get_running_loop().time() + 10
+    while await rig.stored() != expected or await rig.backend.inner.count(TOMBSTONES, (Equals("removed_at", None),)):
+        assert asyncio.get_running_loop().time() < limit, await rig.stored()
+        await asyncio.sleep(0.001)
 
 
 async def assert_unknown(rig: Rig, session_id: str) -> None:
@@ -204,53 +213,48 @@ async def test_a_deletion_cut_off_at_any_transaction_is_completed_after_a_restar
         with suppress(StorageUnavailable):
             await rig.deletion.delete("a")
     async with open_rig(tmp_path, database) as rig:
-        completed = await rig.deletion.resume()
-        assert completed == (1 if 1 <= steps <= 5 else 0)
-        stored = await rig.stored()
-        if steps == 0:
-            assert stored[0] == ["a", "b"]
-            return
-        assert stored == (["b"], ["b0"])
+        await until_stored(rig, (["b"], ["b0"]) if steps else (["a", "b"], [*(f"a{n}" for n in range(7)), "b0"]))
+        tombstone = await rig.tombstone("a")
+        assert steps == 0 or (tombstone is not None and tombstone.removed_at is not None)
         assert await rig.deletion.resume() == 0
 
 
 async def test_a_deletion_that_is_cancelled_is_completed_by_itself(rig: Rig) -> None:
     await rig.store(session_request("a"), *tasks_of("a", 3))
-    background = asyncio.create_task(rig.deletion.run())
-    await let_all_run()
     rig.backend.hold()
-    request = asyncio.create_task(rig.deletion.delete("a"))
+    request = asyncio.create_task(rig.services.deletion.delete("a"))
     await rig.backend.held()  # the tombstone is being written
     rig.backend.release()
-    for _ in range(3):
+    for _ in range(10_000):
+        if await rig.tombstone("a") is not None:
+            break
         await asyncio.sleep(0)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
-    with suppress(SessionNotFound):
-        await rig.deletion.delete("a")
-    for _ in range(2000):
-        if await rig.stored() == ([], []):
-            break
-        await asyncio.sleep(0.001)
-    assert await rig.stored() == ([], [])
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
+    await until_stored(rig, ([], []))
+
+
+async def test_a_deletion_that_is_cancelled_before_its_tombstone_has_not_begun(rig: Rig) -> None:
+    await rig.store(session_request("a"), *tasks_of("a", 1))
+    rig.backend.hold()
+    request = asyncio.create_task(rig.services.deletion.delete("a"))
+    await rig.backend.held()
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    rig.backend.release()
+    await let_all_run()
+    assert await rig.tombstone("a") is None
+    assert await rig.stored() == (["a"], ["a0"])
 
 
 async def test_what_a_failure_interrupts_is_completed_when_the_backend_is_back(rig: Rig) -> None:
     await rig.store(session_request("a"), *tasks_of("a", 3))
-    background = asyncio.create_task(rig.deletion.run())
     await let_all_run()
     rig.backend.fail_next(AWAY, when=When.AFTER_COMMIT)
-    with capture_logs() as logged, pytest.raises(StorageUnavailable):
-        await rig.deletion.delete("a")
-    for _ in range(2000):
-        if await rig.stored() == ([], []):
-            break
-        await asyncio.sleep(0.001)
-    assert await rig.stored() == ([], [])
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
+    with capture_logs() as logged:
+        with pytest.raises(StorageUnavailable):
+            await rig.services.deletion.delete("a")
+        await until_stored(rig, ([], []))
     assert [event for event in logged if event["event"].endswith("unexpected_error")] == []
 
 
@@ -258,23 +262,32 @@ async def test_completion_is_tried_again_with_pauses_and_told_once(rig: Rig) -> 
     await rig.store(session_request("a"), *tasks_of("a", 3))
     await rig.backend.inner.write(TOMBSTONES, [Tombstone("a", at(10**6), None, at(0), at(0))])
     rig.backend.go_away(AWAY)
-    idle = rig.timing.sleeping
     with capture_logs() as logged:
-        background = asyncio.create_task(rig.deletion.run())
-        for _ in range(3):
-            await until(lambda: rig.timing.sleeping > idle)
-            rig.timing.advance(60)
+        for _ in range(4):
+            rig.timing.advance(301)
             await let_all_run()
         rig.backend.come_back()
-        rig.timing.advance(60)
-        for _ in range(2000):
-            if await rig.stored() == ([], []):
-                break
-            await asyncio.sleep(0.001)
-    assert await rig.stored() == ([], [])
+        rig.timing.advance(301)
+        await until_stored(rig, ([], []))
     assert [event["event"] for event in logged].count("deletion.not_completed") == 1
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
+
+
+async def test_while_rows_are_removed_the_session_and_its_tasks_are_unknown_to_readers(rig: Rig) -> None:
+    await rig.store(session_request("a"), *tasks_of("a", 1))
+    rig.backend.hold()
+    await rig.backend.inner.write(TOMBSTONES, [Tombstone("a", at(10**6), None, at(0), at(0))])
+    rig.timing.advance(301)
+    await rig.backend.held()  # the background is at it, and its rows are there
+    query, recovery = rig.services.query, rig.services.recovery
+    for unknown in (
+        query.session("a"),
+        query.tasks_of("a", TaskFilter(session_id="a"), PageRequest()),
+        recovery.restore("a", include_failed=False, limit=10, cursor=None),
+    ):
+        with pytest.raises(SessionNotFound):
+            await unknown
+    rig.backend.release()
+    await until_stored(rig, ([], []))
 
 
 async def test_asking_again_for_an_unfinished_deletion_finishes_it(rig: Rig) -> None:
