@@ -130,21 +130,32 @@ class BatchParser(Generic[Item]):
             return self._item.decode(raw)
         except msgspec.ValidationError:
             content = _object(raw)
-            written = {field: content[field] for field in self._whole & content.keys()}
+            numbers = {field: _number(content[field]) for field in self._whole & content.keys()}
             whole = {
-                field: int(value) for field, value in written.items() if isinstance(value, float) and value.is_integer()
+                field: msgspec.Raw(b"%d" % number)
+                for field, number in numbers.items()
+                if number is not None and number.is_integer()
             }
             if not whole:
                 raise
-            return msgspec.convert(content | whole, self._type)
+            return self._item.decode(msgspec.json.encode(content | whole))
 
 
-def _object(raw: msgspec.Raw) -> dict[str, object]:
-    """The object in `raw`; an empty one if there is none that can be read."""
+def _object(raw: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """The fields of the object in `raw`, as they are written; none if there is no object that can be read."""
     try:
-        return msgspec.json.decode(raw, type=dict[str, object])
+        return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     except _MALFORMED:
         return {}
+
+
+def _number(raw: msgspec.Raw) -> float | None:
+    """The number in `raw` that is written with a fraction or an exponent."""
+    try:
+        value = msgspec.json.decode(raw)
+    except _MALFORMED:
+        return None
+    return value if isinstance(value, float) else None
 
 
 def _is_whole(kind: msgspec.inspect.Type) -> bool:

@@ -193,6 +193,13 @@ def test_a_number_that_is_not_whole_or_out_of_range_is_refused_however_it_is_wri
             assert [(p.index, p.field) for p in caught.value.problems] == [(1, field)]
 
 
+def test_json_beside_a_whole_number_stays_as_it_was_sent() -> None:
+    for sent in (None, {}, {"a": [1.0, 2**63 - 1, "\0"]}):
+        (session,) = sessions({**SESSION, "total_tasks": 3.0, "metadata": sent})
+        assert (session.total_tasks, msgspec.json.decode(cast("msgspec.Raw", session.metadata))) == (3, sent)
+    assert sessions({**SESSION, "total_tasks": 3.0})[0].total_tasks == 3
+
+
 def test_a_whole_number_elsewhere_in_an_item_does_not_hide_what_is_wrong_with_it() -> None:
     assert problems({**TASK, "row_index": 3.0, "x": 1}) == (FieldProblem(0, "x", "is not a known field"),)
     assert problems({**TASK, "row_index": 3.0, "task_id": ""})[0].field == "task_id"
