@@ -152,7 +152,7 @@ async def open_services(
         )
         deletion = DeletionService(registry=registry, buffer=buffer, timing=timing)
         dead_letters = DeadLetterService(
-            registry=registry, files=letter_files, timing=timing, limits=limits_of(settings)
+            registry=registry, files=letter_files, timing=timing, limits=limits_of(settings), metrics=metrics
         )
         stats = StatsService(
             backend=backend,

@@ -36,6 +36,7 @@ from persistence_service.models.limits import Limits
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.models.times import from_micros
+from persistence_service.observability.metrics import Metrics
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
 from persistence_service.services.query import MAX_INEXACT_TOTAL
 from persistence_service.storage.backend import RejectionReason, Transaction
@@ -145,12 +146,14 @@ class DeadLetterService:
         files: LetterFiles,
         timing: Timing,
         limits: Limits,
+        metrics: Metrics,
         backoff: Backoff | None = None,
     ) -> None:
         self._backend = registry.backend_for(DEAD_LETTERS)
         self._files = files
         self._timing = timing
         self._limits = limits
+        self._metrics = metrics
         self._backoff = backoff or Backoff(first_s=1)
 
     # --------------------------------------------------------------------------------------------------- looking
@@ -246,8 +249,11 @@ class DeadLetterService:
         if outcome.status is ReplayStatus.STILL_REFUSED:
             if mend is _as_it_is:
                 await self._note(letter, outcome, in_file=in_file is not None)
-        elif in_file is not None:
+            return outcome
+        if in_file is not None:
             await asyncio.to_thread(self._files.remove, letter_id)
+        if outcome.status is ReplayStatus.DROPPED:
+            self._metrics.dropped(letter.letter.collection, 1)
         return outcome
 
     async def _note(self, letter: Letter, outcome: Replay, *, in_file: bool) -> None:

@@ -102,7 +102,9 @@ async def open_rig(
             timing,
             deletion,
             CleanupService(registry=registry, buffer=services.buffer, deletion=deletion),
-            DeadLetterService(registry=registry, files=files, timing=timing, limits=services.limits),
+            DeadLetterService(
+                registry=registry, files=files, timing=timing, limits=services.limits, metrics=services.metrics
+            ),
             files,
         )
 

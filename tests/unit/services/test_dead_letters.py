@@ -260,6 +260,8 @@ async def test_what_was_deleted_since_is_dropped(rig: Rig, place: str) -> None:
     letter = letter_of(task_record(event_time=at(5)))
     await put_in(rig, place, letter)
     assert await rig.letters.replay(letter.letter.letter_id) == DROPPED
+    counted = b'persistence_records_dropped_total{collection="translation_tasks"} 1.0'
+    assert counted in rig.services.metrics.render()
     assert await rig.stored() == ([], [])
     assert await left(rig) == []
 
