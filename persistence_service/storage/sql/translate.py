@@ -53,7 +53,7 @@ class Translator:
         statement = select(*(given[field] for field in fields)).where(*self._all(collection, query.where))
         columns = [self._column(collection, term.field) for term in order]
         if query.after is not None:
-            statement = statement.where(_behind(columns, order, query.after))
+            statement = statement.where(_behind(*_open_terms(query.where, columns, order, query.after)))
         # By the name of what is given, where it is: a derived value is then made once a row.
         by = [given.get(term.field, column) for column, term in zip(columns, order, strict=True)]
         statement = statement.order_by(
@@ -184,6 +184,22 @@ def _storable(value: Value) -> bool:
     if isinstance(value, str) and not value.isascii():
         return not any("\ud800" <= character <= "\udfff" for character in value)
     return True
+
+
+def _open_terms(
+    where: Sequence[Condition], columns: Sequence[ColumnElement[Any]], order: Sequence[Sort], after: Sequence[Value]
+) -> tuple[list[ColumnElement[Any]], list[Sort], list[Value]]:
+    """Those terms that a condition has not fixed to the bound's own value.
+
+    With a fixed one in the comparison of rows, SQLite takes a range that ends with the index, and sorts it.
+    """
+    fixed = {condition.field: condition.value for condition in where if isinstance(condition, Equals)}
+    terms = [
+        (column, term, value)
+        for column, term, value in zip(columns, order, after, strict=True)
+        if term.field not in fixed or fixed[term.field] != value
+    ]
+    return [column for column, _, _ in terms], [term for _, term, _ in terms], [value for _, _, value in terms]
 
 
 def _behind(

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Text, func, literal, or_, select
+from sqlalchemy import ColumnElement, Text, UnaryExpression, func, literal, or_, select
+from sqlalchemy.sql.operators import custom_op
 
 from persistence_service.storage.backend import Rejection, RejectionReason, WriteResult
 from persistence_service.storage.collections import Collection
@@ -25,6 +26,14 @@ _MANY = 64  # values that are listed one by one; more go as one JSON array
 class SqliteTranslator(Translator):
     """The translation for SQLite."""
 
+    def _all(self, collection: Collection[Any], where: Sequence[Condition]) -> list[ColumnElement[bool]]:
+        translated = super()._all(collection, where)
+        by_key = [isinstance(condition, OneOf) and condition.field == collection.key for condition in where]
+        if not any(by_key):
+            return translated
+        # SQLite takes a list of keys for longer than what shares another value, a whole session: behind a plus it can't.
+        return [each if is_key else _unindexed(each) for each, is_key in zip(translated, by_key, strict=True)]
+
     def _one_of(self, column: ColumnElement[Any], values: Sequence[Value]) -> ColumnElement[bool]:
         texts = {value for value in values if isinstance(value, str) and "\0" not in value}
         if len(texts) <= _MANY:
@@ -37,6 +46,11 @@ class SqliteTranslator(Translator):
 
     def _greatest(self, *columns: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.max(*columns, type_=columns[0].type)
+
+
+def _unindexed(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition as one that no index is looked into for."""
+    return UnaryExpression(condition.self_group(), operator=custom_op("+"), type_=condition.type)
 
 
 class Operations:

@@ -204,6 +204,31 @@ class QueryingConformance(ConformanceBase):
             await populated.write(TASKS, [task_record(f"new-{number}", "one", created_at=at(-1))])
         assert sorted(seen) == sorted(task.task_id for task in _tasks())
 
+    async def test_a_walk_goes_on_behind_a_bound_of_whose_fields_conditions_fix_some(
+        self, populated: StorageBackend
+    ) -> None:
+        where = [Equals("session_id", "one"), Equals("sheet_name", "B")]
+        every = await all_rows(populated, TASKS, where=where, order=POSITION)
+        assert len(every) > 2
+        for place, task in enumerate(every):
+            after = (task.sheet_name, task.row_index, task.column_name, task.task_id)
+            assert await all_rows(populated, TASKS, where=where, order=POSITION, after=after) == every[place + 1 :]
+            of_it = [*where, Equals("task_id", task.task_id)]
+            assert await all_rows(populated, TASKS, where=of_it, order=POSITION, after=after) == []
+            assert await all_rows(populated, TASKS, where=of_it, order=[Sort("task_id")], after=[task.task_id]) == []
+        assert await all_rows(populated, TASKS, where=where, order=POSITION, after=("A", 9, "z", "z")) == every
+        assert await all_rows(populated, TASKS, where=where, order=POSITION, after=("C", 0, "", "")) == []
+
+    async def test_a_list_of_keys_meets_other_conditions(self, populated: StorageBackend) -> None:
+        for count in (2, 200):
+            keys = OneOf("task_id", [f"one-{number:03}" for number in range(count)])
+            others: list[Condition] = [Equals("session_id", "one"), OneOf("status", [Status.PENDING, Status.FAILED])]
+            expected = [
+                task.task_id for task in _tasks() if all(_holds(task, condition) for condition in (keys, *others))
+            ]
+            found = await all_rows(populated, TASKS, where=[keys, *others])
+            assert sorted(task.task_id for task in found) == sorted(expected) != []
+
     async def test_conditions_offset_and_limit_meet(self, populated: StorageBackend) -> None:
         where = [Equals("session_id", "one")]
         every = await all_rows(populated, TASKS, where=where, order=POSITION)
