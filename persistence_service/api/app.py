@@ -63,7 +63,7 @@ def create_app(open_services: OpenServices) -> FastAPI:
         redirect_slashes=False,
     )
     add_documentation(app)
-    add_error_handlers(app)
+    add_error_handlers(app, app.calls)
     # The last one added is the first to see a request.
     app.add_middleware(BodyGuard, limits=limits)
     app.add_middleware(Compression)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from persistence_service import errors
 from persistence_service.api.responses import json_response
@@ -89,11 +91,11 @@ def detail_of(error: PersistenceError) -> str | list[Problem]:
     return _STORAGE_AWAY if code == errors.StorageUnavailable.code else str(error)
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Make every error leave in the one form."""
+def add_error_handlers(app: FastAPI, calls: Callable[[], Iterable[Route]]) -> None:
+    """Make every error leave in the one form; `calls` are those that the application has."""
     app.add_exception_handler(PersistenceError, _ours)
     app.add_exception_handler(RequestValidationError, _bad_parameters)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, _http(calls))
 
 
 def error_response(request_id: str, error: PersistenceError) -> Response:
@@ -135,8 +137,23 @@ def _reason(kind: str, message: str) -> str:
     return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
 
 
-async def _http(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)  # noqa: S101  # the signature is the framework's
-    detail = _HTTP_DETAILS.get(exc.status_code, HTTPStatus(exc.status_code).phrase)
-    answer = ErrorAnswer(detail=detail, error_code=f"HTTP_{exc.status_code}", request_id=request.state.request_id)
-    return json_response(answer, status=exc.status_code, headers=dict(exc.headers or {}))
+def _http(calls: Callable[[], Iterable[Route]]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handle(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)  # noqa: S101  # the signature is the framework's
+        detail = _HTTP_DETAILS.get(exc.status_code, HTTPStatus(exc.status_code).phrase)
+        answer = ErrorAnswer(detail=detail, error_code=f"HTTP_{exc.status_code}", request_id=request.state.request_id)
+        headers = dict(exc.headers or {})
+        if exc.status_code == 405 and (methods := _methods_of(calls(), request.scope["path"])):
+            headers["Allow"] = ", ".join(methods)
+        return json_response(answer, status=exc.status_code, headers=headers)
+
+    return handle
+
+
+def _methods_of(calls: Iterable[Route], path: str) -> list[str]:
+    """The methods of an address, of all its calls; the framework names those of the first call that fits."""
+    fitting = [call for call in calls if call.path_regex.match(path)]
+    if not fitting:
+        return []
+    nearest = min(fitting, key=lambda call: len(call.param_convertors)).path  # /sessions/cleanup before /sessions/{id}
+    return sorted({method for call in fitting if call.path == nearest for method in call.methods or ()})

@@ -122,6 +122,19 @@ async def test_a_wrong_method_is_405_and_names_the_right_ones(api: Api, method: 
     assert response.headers["allow"]
 
 
+@pytest.mark.parametrize(
+    "path,methods",
+    [
+        ("/api/v1/translation/sessions/s1", "DELETE, GET"),
+        ("/api/v1/translation/sessions/cleanup", "POST"),
+        ("/api/v1/translation/tasks/batch", "POST"),
+        ("/metrics", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_told_all_the_right_ones(api: Api, path: str, methods: str) -> None:
+    assert (await api.client.patch(path)).headers["allow"] == methods
+
+
 async def test_head_answers_like_get_without_a_body(api: Api) -> None:
     for path in ("/health", "/metrics", "/api/v1/translation/sessions"):
         head, get = await api.client.head(path), await api.client.get(path)

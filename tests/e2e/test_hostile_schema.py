@@ -13,15 +13,24 @@ from tests.e2e.conftest import StartService
 from tests.e2e.service import ROOT
 
 _HOOKS = ROOT / "tests" / "e2e" / "schemathesis_hooks.py"
+_CONFIG = _HOOKS.with_name("schemathesis.toml")
 _EXAMPLES = 40
 _GIVE_UP_S = 300
 
 
 async def test_every_call_keeps_to_the_schema_whatever_is_sent(start_service: StartService, tmp_path: Path) -> None:
     service = await start_service({"buffer.flush_interval": "50ms", "buffer.ack_timeout": "50ms"})
-    options = ("--checks=all", f"--max-examples={_EXAMPLES}", "--generation-deterministic", "--no-color", "--workers=1")
+    options = (f"--max-examples={_EXAMPLES}", "--generation-deterministic", "--no-color", "--workers=1")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "schemathesis.cli", "run", *options, f"{service.url}/openapi.json"),
+        *(
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            f"--config-file={_CONFIG}",
+            "run",
+            *options,
+            f"{service.url}/openapi.json",
+        ),
         cwd=tmp_path,
         env={**os.environ, "SCHEMATHESIS_HOOKS": str(_HOOKS), "NO_PROXY": "*"},
         stdout=asyncio.subprocess.PIPE,
