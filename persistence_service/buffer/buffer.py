@@ -272,10 +272,12 @@ class RecordBuffer(Generic[R]):
 
     def give_up(self, before_s: float, *, room: int, room_bytes: int, detail: str) -> None:
         """Refuse the orphans since `before_s` or earlier, and the longest waiting ones for whom there is no `room`."""
+        size = self.aside_bytes
         while self._orphans:
             key, orphan = next(iter(self._orphans.items()))
-            if orphan.since_s > before_s and self.orphans <= room and self.aside_bytes <= room_bytes:
+            if orphan.since_s > before_s and self.orphans <= room and size <= room_bytes:
                 break
+            size -= orphan.entry.size
             self._pop_orphan(key)
             self._refuse(key, Refused(orphan.entry, DeadLetterReason.UNKNOWN_SESSION, detail))
 
