@@ -25,6 +25,7 @@ from persistence_service.errors import (
 from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
 from persistence_service.observability.metrics import Metrics
+from persistence_service.services.adoption import OrphanAdoption
 from persistence_service.services.cleanup import CleanupService
 from persistence_service.services.dead_letters import DeadLetterService
 from persistence_service.services.deletion import DeletionService
@@ -161,7 +162,8 @@ async def open_services(
             timing=timing,
             refresh_interval_s=settings.stats.refresh_interval,
         )
-        for service in (deletion, dead_letters, stats):
+        adoption = OrphanAdoption(registry=registry, letters=dead_letters, timing=timing)
+        for service in (deletion, adoption, stats):
             await stack.enter_async_context(_in_background(service.run(), type(service).__name__))
         yield Services(
             settings=settings,

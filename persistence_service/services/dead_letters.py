@@ -1,4 +1,4 @@
-"""Dead letters for a person: looked at, mended, replayed, discarded; and orphans' letters, which are replayed by themselves.
+"""Dead letters for a person: looked at, mended, replayed, discarded.
 
 Letters lie in the backend, and in files beside the journal where the backend could not hold them; callers see no difference.
 A replay is a write like any other: it obeys the merge rule and the tombstones, and the record keeps the stamps that it
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.dead_letters import Letter, new_letter, read_letter, write_letters
 from persistence_service.buffer.letter_files import DamagedFile, LetterFiles
 from persistence_service.buffer.record_writer import write_records
@@ -27,7 +26,6 @@ from persistence_service.errors import (
     DataRejected,
     DeadLetterDamaged,
     DeadLetterNotFound,
-    PersistenceError,
     UnclassifiedStorageError,
 )
 from persistence_service.models.correction import accept_correction
@@ -41,13 +39,11 @@ from persistence_service.services.cursor import decode_cursor, encode_cursor, fi
 from persistence_service.services.query import MAX_INEXACT_TOTAL
 from persistence_service.storage.backend import RejectionReason, Transaction
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, TASKS, Collection
-from persistence_service.storage.query import Between, Condition, Equals, OneOf, Query, Sort, Value
+from persistence_service.storage.query import Between, Condition, Equals, Query, Sort, Value
 from persistence_service.storage.registry import StorageRegistry
 
 _log = structlog.get_logger(__name__)
 _LETTERS_AT_ONCE = 100
-_ADOPT_EVERY_S = 30.0
-_BEHIND_EVERY_ID = "~"
 _COLLECTIONS: dict[str, Collection[Any]] = {SESSIONS.name: SESSIONS, TASKS.name: TASKS}
 _REJECTIONS = {
     RejectionReason.UNKNOWN_PARENT: (DeadLetterReason.UNKNOWN_SESSION, "its session is not stored"),
@@ -147,14 +143,12 @@ class DeadLetterService:
         timing: Timing,
         limits: Limits,
         metrics: Metrics,
-        backoff: Backoff | None = None,
     ) -> None:
         self._backend = registry.backend_for(DEAD_LETTERS)
         self._files = files
         self._timing = timing
         self._limits = limits
         self._metrics = metrics
-        self._backoff = backoff or Backoff(first_s=1)
 
     # --------------------------------------------------------------------------------------------------- looking
 
@@ -171,7 +165,7 @@ class DeadLetterService:
         order = Query(order=(Sort("created_at", descending),)).total_order(DEAD_LETTERS.key)
         fingerprint = fingerprint_of(DEAD_LETTERS.name, where, order)
         after = decode_cursor(cursor, fingerprint, order, DeadLetter) if cursor else None
-        in_files, damaged = await self._in_files(which)
+        in_files, damaged = await self.in_files(which)
         rows = await self._backend.query(DEAD_LETTERS, Query(where, order, after=after, limit=limit + 1))
         rows += [letter for letter in in_files if after is None or _is_behind(letter, after, descending=descending)]
         rows.sort(key=_place, reverse=descending)
@@ -197,7 +191,7 @@ class DeadLetterService:
             raise DeadLetterNotFound(letter_id)
         return found.letter, _record_of(found)
 
-    async def _in_files(self, which: LetterFilter) -> tuple[list[DeadLetter], list[DamagedFile]]:
+    async def in_files(self, which: LetterFilter) -> tuple[list[DeadLetter], list[DamagedFile]]:
         """The letters that lie in files alone, and the files that can't be read."""
         found = await asyncio.to_thread(lambda: list(self._files.all()))
         damaged = [each for each in found if isinstance(each, DamagedFile)]
@@ -303,7 +297,7 @@ class DeadLetterService:
         async for page in self._pages(where, (Sort("created_at"),)):
             for letter in page:
                 yield letter
-        for letter in (await self._in_files(which))[0]:
+        for letter in (await self.in_files(which))[0]:
             yield letter
 
     async def _pages(self, where: Sequence[Condition], order: Sequence[Sort]) -> AsyncIterator[list[DeadLetter]]:
@@ -326,76 +320,6 @@ class DeadLetterService:
         stored = await self._backend.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
         if not await asyncio.to_thread(self._files.remove, letter_id) and not stored:
             raise DeadLetterNotFound(letter_id)
-
-    # -------------------------------------------------------------------------------------------------- orphans
-
-    async def adopt(self, session_ids: Iterable[str] | None = None) -> int:
-        """Replay the letters of orphans whose session is stored now, of these sessions or all; returns how many it stored.
-
-        Raises:
-            StorageUnavailable: the backend is away; the rest is adopted the next time.
-        """
-        adopted = 0
-        async for letter in self._adoptable(session_ids):
-            try:
-                outcome = await self._replay(letter.letter_id, _as_it_is)
-            except (DeadLetterNotFound, DeadLetterDamaged):
-                continue  # gone, or a person sees to it
-            adopted += outcome.status is ReplayStatus.REPLAYED
-        return adopted
-
-    async def _adoptable(self, session_ids: Iterable[str] | None) -> AsyncIterator[DeadLetter]:
-        orphans = LetterFilter(reason=DeadLetterReason.UNKNOWN_SESSION)
-        where = orphans.conditions()
-        chosen = None if session_ids is None else sorted(set(session_ids))
-        if chosen is not None:
-            where.append(OneOf("session_id", chosen))
-        after: tuple[str, str] | None = None
-        order = (Sort("session_id"), Sort(DEAD_LETTERS.key))
-        while True:
-            page = await self._backend.query(DEAD_LETTERS, Query(where, order, after=after, limit=_LETTERS_AT_ONCE))
-            stored = await self._stored(page)
-            for letter in page:
-                if letter.session_id in stored:
-                    yield letter
-            if len(page) < _LETTERS_AT_ONCE:
-                break
-            last = page[-1]
-            # A session that is not stored may have very many letters; they are passed by.
-            after = (last.session_id, last.letter_id if last.session_id in stored else _BEHIND_EVERY_ID)
-        in_files, _ = await self._in_files(orphans)
-        stored = await self._stored(in_files)
-        for letter in in_files:
-            if letter.session_id in stored and (chosen is None or letter.session_id in chosen):
-                yield letter
-
-    async def _stored(self, letters: Sequence[DeadLetter]) -> set[str]:
-        session_ids = sorted({letter.session_id for letter in letters})
-        if not session_ids:
-            return set()
-        return {session.session_id for session in await self._backend.read(SESSIONS, session_ids)}
-
-    async def run(self) -> None:
-        """Adopt orphans' letters now and then, for ever."""
-        never = asyncio.Event()
-        is_failing = False
-        while True:
-            wait_s = _ADOPT_EVERY_S
-            try:
-                adopted = await self.adopt()
-                if adopted:
-                    _log.info("dead_letters.adopted", tasks=adopted)
-                is_failing = False
-                self._backoff.reset()
-            except PersistenceError as exc:
-                if not is_failing:
-                    _log.warning("dead_letters.not_adopted", error=exc.code, detail=str(exc))
-                is_failing = True
-                wait_s = self._backoff.next_delay_s()
-            except Exception:  # noqa: BLE001  # a supervision point: nothing may end the adoption of the others
-                _log.exception("dead_letters.unexpected_error")
-                wait_s = self._backoff.next_delay_s()
-            await self._timing.wait(never, wait_s)
 
 
 async def _write(transaction: Transaction, collection: str, record: Session | Task) -> Replay:

@@ -14,8 +14,9 @@ from persistence_service.buffer.record_writer import write_records
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.models.tombstone import Tombstone
-from persistence_service.services import dead_letters as letters_module
+from persistence_service.services import adoption as adoption_module
 from persistence_service.services import deletion as deletion_module
+from persistence_service.services.adoption import OrphanAdoption
 from persistence_service.services.cleanup import CleanupService
 from persistence_service.services.dead_letters import DeadLetterService
 from persistence_service.services.deletion import DeletionService
@@ -34,7 +35,7 @@ from tests.unit.buffer.harness import until
 class Rig:
     """One run of the services.
 
-    `deletion`, `cleanup` and `letters` have nothing in the background; those of `services`, on the same backend, have.
+    `deletion`, `cleanup`, `letters` and `adoption` have nothing in the background; those of `services`, on the same backend, have.
     """
 
     services: Services
@@ -43,6 +44,7 @@ class Rig:
     deletion: DeletionService
     cleanup: CleanupService
     letters: DeadLetterService
+    adoption: OrphanAdoption
     files: LetterFiles
 
     async def keep(self, *records: Any) -> None:  # noqa: ANN401  # requests of sessions or tasks
@@ -94,17 +96,19 @@ async def open_rig(
         deletion = DeletionService(registry=registry, buffer=services.buffer, timing=timing)
         files = LetterFiles(journal / DIRECTORY_NAME)
         await until(lambda: not services.buffer.replaying)
-        background = {deletion_module._LOOK_EVERY_S, letters_module._ADOPT_EVERY_S}
+        background = {deletion_module._LOOK_EVERY_S, adoption_module._ADOPT_EVERY_S}
         await until(lambda: background <= set(timing.seconds_to_deadlines), "the background's first look")
+        letters = DeadLetterService(
+            registry=registry, files=files, timing=timing, limits=services.limits, metrics=services.metrics
+        )
         yield Rig(
             services,
             backend,
             timing,
             deletion,
             CleanupService(registry=registry, buffer=services.buffer, deletion=deletion),
-            DeadLetterService(
-                registry=registry, files=files, timing=timing, limits=services.limits, metrics=services.metrics
-            ),
+            letters,
+            OrphanAdoption(registry=registry, letters=letters, timing=timing),
             files,
         )
 

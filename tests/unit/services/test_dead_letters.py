@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from persistence_service.storage.query import Query
 from persistence_service.storage.sqlite import SqliteBackend
 from persistence_service.testing.faulty_backend import When
 from persistence_service.testing.samples import at, session_record, task_record
-from tests.unit.buffer.harness import let_all_run, session_request, task_request
+from tests.unit.buffer.harness import session_request, task_request
 from tests.unit.services.rig import Rig, open_rig
 
 AWAY = StorageUnavailable("gone", number=2006)
@@ -517,65 +517,6 @@ async def test_one_letter_that_can_not_be_read_stops_no_other(rig: Rig) -> None:
 async def test_letters_that_come_during_a_replay_wait_for_the_next(rig: Rig) -> None:
     await put(rig, letter_of(task_record("later"), seconds=10**6))
     assert (await rig.letters.replay_all(LetterFilter())).matched == 0
-
-
-# -------------------------------------------------------------------------------------------------------------- orphans
-
-
-def orphans(session_id: str, number: int) -> Sequence[Letter]:
-    return [letter_of(task_record(f"{session_id}-{n}", session_id), UNKNOWN) for n in range(number)]
-
-
-async def test_orphans_are_adopted_when_their_session_is_stored(rig: Rig, place: str) -> None:
-    await put_in(rig, place, *orphans("a", 3), *orphans("b", 2), letter_of(task_record("a-9", "a"), DATA))
-    assert await rig.letters.adopt() == 0
-    await rig.write([session_record("a")])
-    assert await rig.letters.adopt() == 3
-    assert (await rig.stored())[1] == ["a-0", "a-1", "a-2"]
-    assert len(await left(rig)) == 3  # what the database refused waits for a person
-    assert await rig.letters.adopt() == 0
-
-
-async def test_only_the_orphans_of_the_sessions_named_are_adopted(rig: Rig, place: str) -> None:
-    await put_in(rig, place, *orphans("a", 1), *orphans("b", 1))
-    await rig.write([session_record("a"), session_record("b")])
-    assert await rig.letters.adopt(["b", "b", "nobody"]) == 1
-    assert (await rig.stored())[1] == ["b-0"]
-    assert await rig.letters.adopt([]) == 0
-
-
-async def test_letters_of_sessions_that_never_come_cost_a_page_each_at_most(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_LETTERS_AT_ONCE", 5)
-    await put(rig, *orphans("a", 7), *orphans("never", 40), *orphans("z", 12))
-    await rig.write([session_record("a"), session_record("z")])
-    before = rig.backend.reads
-    assert await rig.letters.adopt() == 7 + 12
-    lookups = 7 + 12  # each replay looks its letter up
-    assert rig.backend.reads - before - lookups <= 2 * 7
-    assert len(await left(rig)) == 40
-
-
-async def test_the_background_adopts_by_itself_and_survives_outages(rig: Rig) -> None:
-    await put(rig, *orphans("a", 2))
-    await rig.write([session_record("a")])
-    with capture_logs() as logged:
-        rig.backend.go_away(AWAY)
-        for _ in range(3):
-            rig.timing.advance(31)
-            await let_all_run()
-        rig.backend.come_back()
-        rig.timing.advance(31)
-        for _ in range(2000):
-            if (await rig.stored())[1] == ["a-0", "a-1"] and await left(rig) == []:
-                break
-            await asyncio.sleep(0.001)
-    assert (await rig.stored())[1] == ["a-0", "a-1"]
-    assert await left(rig) == []
-    events = [event["event"] for event in logged]
-    assert events.count("dead_letters.not_adopted") == 1
-    assert "dead_letters.unexpected_error" not in events
 
 
 async def test_the_letter_of_what_the_database_refused_can_be_mended_and_replayed(rig: Rig) -> None:

@@ -1,0 +1,101 @@
+"""Adoption: the letters of orphans are replayed by themselves when their session is stored after all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+import structlog
+
+from persistence_service.buffer.backoff import Backoff
+from persistence_service.buffer.timing import Timing
+from persistence_service.errors import DeadLetterDamaged, DeadLetterNotFound, PersistenceError
+from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason
+from persistence_service.services.dead_letters import DeadLetterService, LetterFilter, ReplayStatus
+from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS
+from persistence_service.storage.query import OneOf, Query, Sort
+from persistence_service.storage.registry import StorageRegistry
+
+_log = structlog.get_logger(__name__)
+_LETTERS_AT_ONCE = 100
+_ADOPT_EVERY_S = 30.0
+_BEHIND_EVERY_ID = "~"
+_ORPHANS = LetterFilter(reason=DeadLetterReason.UNKNOWN_SESSION)
+
+
+class OrphanAdoption:
+    """Replays letters of the reason `unknown_session` whose session is stored now."""
+
+    def __init__(
+        self, *, registry: StorageRegistry, letters: DeadLetterService, timing: Timing, backoff: Backoff | None = None
+    ) -> None:
+        self._backend = registry.backend_for(DEAD_LETTERS)
+        self._letters = letters
+        self._timing = timing
+        self._backoff = backoff or Backoff(first_s=1)
+
+    async def adopt(self, session_ids: Iterable[str] | None = None) -> int:
+        """Replay the letters of orphans of these sessions or all, where the session is stored; returns how many it stored.
+
+        Raises:
+            StorageUnavailable: the backend is away; the rest is adopted the next time.
+        """
+        adopted = 0
+        async for letter in self._adoptable(None if session_ids is None else sorted(set(session_ids))):
+            try:
+                outcome = await self._letters.replay(letter.letter_id)
+            except (DeadLetterNotFound, DeadLetterDamaged):
+                continue  # gone, or a person sees to it
+            adopted += outcome.status is ReplayStatus.REPLAYED
+        return adopted
+
+    async def _adoptable(self, session_ids: Sequence[str] | None) -> AsyncIterator[DeadLetter]:
+        where = _ORPHANS.conditions()
+        if session_ids is not None:
+            where.append(OneOf("session_id", session_ids))
+        after: tuple[str, str] | None = None
+        order = (Sort("session_id"), Sort(DEAD_LETTERS.key))
+        while True:
+            page = await self._backend.query(DEAD_LETTERS, Query(where, order, after=after, limit=_LETTERS_AT_ONCE))
+            stored = await self._stored(page)
+            for letter in page:
+                if letter.session_id in stored:
+                    yield letter
+            if len(page) < _LETTERS_AT_ONCE:
+                break
+            last = page[-1]
+            # A session that is not stored may have very many letters; they are passed by.
+            after = (last.session_id, last.letter_id if last.session_id in stored else _BEHIND_EVERY_ID)
+        in_files, _ = await self._letters.in_files(_ORPHANS)
+        stored = await self._stored(in_files)
+        for letter in in_files:
+            if letter.session_id in stored and (session_ids is None or letter.session_id in session_ids):
+                yield letter
+
+    async def _stored(self, letters: Sequence[DeadLetter]) -> set[str]:
+        session_ids = sorted({letter.session_id for letter in letters})
+        if not session_ids:
+            return set()
+        return {session.session_id for session in await self._backend.read(SESSIONS, session_ids)}
+
+    async def run(self) -> None:
+        """Adopt orphans' letters now and then, for ever."""
+        never = asyncio.Event()
+        is_failing = False
+        while True:
+            wait_s = _ADOPT_EVERY_S
+            try:
+                adopted = await self.adopt()
+                if adopted:
+                    _log.info("dead_letters.adopted", tasks=adopted)
+                is_failing = False
+                self._backoff.reset()
+            except PersistenceError as exc:
+                if not is_failing:
+                    _log.warning("dead_letters.not_adopted", error=exc.code, detail=str(exc))
+                is_failing = True
+                wait_s = self._backoff.next_delay_s()
+            except Exception:  # noqa: BLE001  # a supervision point: nothing may end the adoption of the others
+                _log.exception("dead_letters.unexpected_error")
+                wait_s = self._backoff.next_delay_s()
+            await self._timing.wait(never, wait_s)
