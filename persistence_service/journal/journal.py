@@ -91,6 +91,7 @@ class Journal:
         self._closing = False
         self._closed: asyncio.Task[None] | None = None
         self._rotation_asked = False
+        self._refused_size = 1
         store = SegmentStore(opened.directory, survey, clock, opened.lock)
         self._used_bytes = store.used_bytes
         self._segments = len(store.live)
@@ -225,7 +226,8 @@ class Journal:
         size = request.size
         if self._pending_bytes and self._pending_bytes + size > MAX_PENDING_BYTES:
             raise BufferFull("too much waits to be written to the journal; send the batch again", retry_after_s=1)
-        if not beyond_bounds and self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE > self.max_bytes:
+        if not beyond_bounds and not self._has_room_for(size):
+            self._refused_size = size
             self._ask_for_rotation()
             raise JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored")
         self._pending_bytes += size
@@ -253,6 +255,9 @@ class Journal:
         if not segment.holds:
             self._held.pop(segment, None)
             self._remove_if_done(segment)
+
+    def _has_room_for(self, size: int) -> bool:
+        return self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE <= self.max_bytes
 
     def give_up(self, position: Position, items: int) -> None:
         """A record that is held can't be read any more: it is told as loss, and its `items` are released."""
@@ -301,6 +306,7 @@ class Journal:
         for request, position in delivery.written:
             self._pending_bytes -= request.size
             self._rotation_asked = False
+            self._refused_size = 1
             self.hold(position.segment, request.items)
             request.future.set_result(position)
         error = delivery.error
@@ -425,7 +431,7 @@ class Journal:
             fsyncs=state.fsyncs,
             fsync_seconds_total=state.fsync_seconds_total,
             failing=state.failing,
-            full=state.full or self._used_bytes + self._pending_bytes + _SEGMENT_RESERVE >= self.max_bytes,
+            full=state.full or not self._has_room_for(self._refused_size),
             replaying=bool(self._unread),
             torn_tails=self._survey.torn_tails,
             damaged_regions=self._damaged_regions,

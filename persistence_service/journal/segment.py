@@ -115,7 +115,8 @@ class JournalStats:
     """Counters since open and the state now.
 
     `bytes` is what the segments take on disk, `pending_bytes` what waits to be written. `failing` says why the last attempt
-    to write failed, None while writing works; `full` that there is no room. `losses` holds the first findings only, with
+    to write failed, None while writing works; `full` that there is
+    no room, for the last record that was refused or for any. `losses` holds the first findings only, with
     `lost_ranges` counting all. `oldest_unstored_us` is when the oldest record of the oldest held segment was accepted: not
     later than the oldest unstored record.
     """

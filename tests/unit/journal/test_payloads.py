@@ -32,8 +32,10 @@ import msgspec
 import pytest
 
 from persistence_service.buffer.buffer import RecordBuffer, Tickets
-from persistence_service.buffer.intake import Intake
-from persistence_service.buffer.manager import KIND_SESSIONS, KIND_TASKS
+from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
+from persistence_service.buffer.policy import MemoryBounds
+from persistence_service.buffer.room import Room
+from persistence_service.buffer.spill import SpillQueue
 from persistence_service.journal import Journal
 from persistence_service.journal.inspection import verify
 from persistence_service.models.session import Session
@@ -142,8 +144,9 @@ KEPT_TASKS = [
 
 def intake(collection: Collection[Any], kind: int) -> Intake[Any]:
     """One as the service has it; nothing is merged into it here."""
-    buffer = RecordBuffer(collection, lambda segment, items: None, lambda name, aside: None)
-    return Intake(buffer, kind, tickets=Tickets(), timing=ManualTiming(), arrived=lambda: None)
+    buffer = RecordBuffer(collection, lambda segment, items: None)
+    room = Room([buffer], MemoryBounds())
+    return Intake(buffer, kind, room=room, spill=SpillQueue(), tickets=Tickets(), timing=ManualTiming())
 
 
 INTAKES = {KIND_SESSIONS: intake(SESSIONS, KIND_SESSIONS), KIND_TASKS: intake(TASKS, KIND_TASKS)}
