@@ -46,7 +46,8 @@ def _requests(*listings: type[TaskList | SessionTaskList | SessionList]) -> st.S
 
 
 def _perhaps(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.none() | values
+    """Mostly not: with every filter at once nothing would match."""
+    return st.integers(0, 9).flatmap(lambda chance: values if chance == 9 else st.none())
 
 
 TASK_FILTERS = st.builds(
@@ -89,7 +90,7 @@ SESSION_VALUES = st.fixed_dictionaries(
     }
 )
 PROPERTY = examples(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -141,6 +142,7 @@ async def walk(
         page = await page_of(request)
         found += page.items
         assert len(page.items) <= request.page_size
+        assert len(found) < 200, "the walk does not come to an end"
         if page.next_cursor is None:
             return found
         assert len(page.items) == request.page_size
@@ -155,7 +157,7 @@ def in_order(records: list[R], request: PageRequest, key: str) -> list[R]:
 
 @PROPERTY
 @given(
-    stable=st.lists(TASK_VALUES, max_size=14),
+    stable=st.lists(TASK_VALUES, min_size=4, max_size=14),
     changing=st.lists(TASK_VALUES, min_size=1, max_size=6),
     which=TASK_FILTERS,
     request=_requests(TaskList, SessionTaskList),
@@ -186,7 +188,7 @@ async def test_a_walk_over_tasks_meets_each_that_stays_once(
 
 @PROPERTY
 @given(
-    stable=st.lists(SESSION_VALUES, max_size=14),
+    stable=st.lists(SESSION_VALUES, min_size=4, max_size=14),
     changing=st.lists(SESSION_VALUES, min_size=1, max_size=6),
     which=SESSION_FILTERS,
     request=_requests(SessionList),
