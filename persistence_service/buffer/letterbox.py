@@ -112,7 +112,10 @@ class Letterbox:
                 max_per_minute=self._max_per_minute,
                 now="what the database refuses waits in the journal and is tried again slowly; look for one cause of all",
             )
-        elif not over and self.is_stopped and self.allowance():
+
+    def resume(self) -> None:
+        """Nothing that it stopped at is left anywhere."""
+        if self.is_stopped:
             self.is_stopped = False
             _log.info("dead_letters.resumed")
 

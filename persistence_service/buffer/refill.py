@@ -48,7 +48,7 @@ class Refill:
         for batch in self._spill.first(_STRETCH_BATCHES):
             records += batch.items
             size += batch.position.length
-            if records > batch.items and (size > _STRETCH_BYTES or not self._room.fits(records, size)):
+            if records > batch.items and (size > _STRETCH_BYTES or self._room.would_overflow(records, size)):
                 return
             yield batch
 

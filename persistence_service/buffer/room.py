@@ -58,7 +58,11 @@ class Room:
 
     def fits(self, records: int, size: int) -> bool:
         """Whether so much more has room; a batch larger than all of it has when it is alone."""
-        return self._fits(records, size, 1.0) or not self.unflushed
+        return not self.would_overflow(records, size) or not self.unflushed
+
+    def would_overflow(self, records: int, size: int) -> bool:
+        """Whether so much more is over the bounds."""
+        return not self._fits(records, size, 1.0)
 
     def _fits(self, records: int, size: int, share: float) -> bool:
         unflushed_bytes = sum(buffer.unflushed_bytes for buffer in self._buffers)
