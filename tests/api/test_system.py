@@ -69,10 +69,8 @@ async def test_a_full_service_is_unhealthy_and_not_ready_but_alive_and_ready_aga
     assert (live.status_code, live.json()) == (200, {"status": "alive"})
     api.backend.come_back()
     await api.post("/flush")
-    while (await api.client.get("/health/ready")).json() != {
-        "status": "ready"
-    }:  # when the journal has removed its files
-        await asyncio.sleep(0)
+    while (await api.client.get("/health/ready")).json() != {"status": "ready"}:
+        pass  # until the journal has removed its files
     assert (await api.post("/sessions/batch", batch)).status_code == 200
 
 

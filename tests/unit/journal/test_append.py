@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from persistence_service.errors import JournalFull, JournalRecordDamaged, JournalUnavailable
+from persistence_service.errors import BufferFull, JournalFull, JournalRecordDamaged, JournalUnavailable
 from persistence_service.journal import Position
 from persistence_service.journal import writer as writer_module
 from persistence_service.journal.format import BODY_OFFSET, MAX_PAYLOAD_BYTES
@@ -255,7 +255,7 @@ async def test_what_waits_to_be_written_is_bounded(bench: Bench, monkeypatch: py
     journal = await bench.open()
     gate = bench.files.gate("sync")
     first = put(journal, bytes(2000))  # alone, anything may wait
-    with pytest.raises(JournalUnavailable):
+    with pytest.raises(BufferFull):
         _ = put(journal)
     gate.open()
     await first
