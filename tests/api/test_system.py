@@ -8,6 +8,7 @@ from persistence_service.errors import StorageUnavailable
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.testing.faulty_backend import FaultyBackend
 from tests.api.conftest import Api, StartApi, a_session, a_task, assert_error
+from tests.unit.buffer.harness import until
 
 
 async def test_a_healthy_service_says_so(api: Api) -> None:
@@ -69,8 +70,8 @@ async def test_a_full_service_is_unhealthy_and_not_ready_but_alive_and_ready_aga
     assert (live.status_code, live.json()) == (200, {"status": "alive"})
     api.backend.come_back()
     await api.post("/flush")
-    while (await api.client.get("/health/ready")).json() != {"status": "ready"}:
-        pass  # until the journal has removed its files
+    await until(api.services.health.is_ready, "readiness, when the journal has removed its files")
+    assert (await api.client.get("/health/ready")).json() == {"status": "ready"}
     assert (await api.post("/sessions/batch", batch)).status_code == 200
 
 
