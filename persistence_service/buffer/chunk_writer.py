@@ -24,11 +24,13 @@ _CONVINCING = 3
 class ChunkReport:
     """What became of a chunk: records `stored`, records `dropped` because they were deleted before.
 
-    `stored_parents` are the keys of those stored, where records of the collection can be parents.
+    `items` are the accepted ones that the written records were merged from. `stored_parents` are the keys of those stored,
+    where records of the collection can be parents.
     """
 
     stored: int = 0
     dropped: int = 0
+    items: int = 0
     stored_parents: list[str] = field(default_factory=list)
     suspects: list[tuple[Entry[Any], UnclassifiedStorageError]] = field(default_factory=list)
 
@@ -87,6 +89,7 @@ class ChunkWriter:
                 buffer.collection.key_of(entry.record) for index, entry in enumerate(entries) if index not in left_out
             )
             report.stored_parents.extend(keys)
+        report.items += sum(items for entry in entries for _, items in entry.holds)
         _settle(buffer, entries, written, patience_s)
         report.stored += written.stored
         report.dropped += len(written.dropped)

@@ -145,7 +145,7 @@ class Flusher:
         self._next_attempt_s = 0.0
         self.failure: PersistenceError | None = None
         self.last_flush_us: int | None = None
-        self.rows_per_s: float | None = None
+        self.items_per_s: float | None = None
         self.on_sessions: Callable[[], None] = lambda: None
 
     # ------------------------------------------------------------------------------------------ asked by others
@@ -381,9 +381,9 @@ class Flusher:
         self._patience.go_on()
         seconds = self._timing.monotonic() - started
         if report.stored and seconds > 0:
-            rate = report.stored / seconds
-            self.rows_per_s = (
-                rate if self.rows_per_s is None else self.rows_per_s + _RATE_WEIGHT * (rate - self.rows_per_s)
+            rate = report.items / seconds
+            self.items_per_s = (
+                rate if self.items_per_s is None else self.items_per_s + _RATE_WEIGHT * (rate - self.items_per_s)
             )
 
     def _note_success(self) -> None:

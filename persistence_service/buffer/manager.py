@@ -236,7 +236,7 @@ class BufferManager:
 
     def _seconds_to_room(self, size: int) -> float:
         """How long the backend needs until a record of `size` bytes fits, by the rate of its last chunks."""
-        rate = self._flusher.rows_per_s
+        rate = self._flusher.items_per_s
         if self._flusher.failure is not None or not rate:
             return max(_UNKNOWN_WAIT_S, self._flusher.next_attempt_in_s)
         return max(_SHORTEST_WAIT_S, self._journal.items_until_room(size) / rate)

@@ -43,7 +43,7 @@ async def test_a_request_starts_a_flush_and_is_told_what_was_written(tmp_path: P
         await rig.buffer.accept_sessions([session_request()])
         await rig.buffer.accept_tasks([*task_requests(3), task_request("orphan", "nobody")])
         report = await rig.buffer.flush()
-        assert (report.sessions_written, report.tasks_written, report.waiting, report.refused) == (1, 3, 1, 0)
+        assert (report.sessions_written, report.tasks_written, report.waiting, report.dead_lettered) == (1, 3, 1, 0)
         assert rig.metrics.flushes == {"request": 1}
         assert rig.metrics.rows == {"translation_sessions": 1, "translation_tasks": 3}
 

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS
 from persistence_service.buffer.policy import MemoryBounds
 from persistence_service.errors import (
@@ -34,7 +35,7 @@ from persistence_service.errors import (
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
 from persistence_service.models.dead_letter import DeadLetter
 from persistence_service.models.limits import Limits
-from persistence_service.models.session import Session, SessionRequest
+from persistence_service.models.session import SessionRequest
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task, TaskRequest
 from persistence_service.models.times import to_micros
@@ -372,8 +373,9 @@ class BufferMachine(RuleBasedStateMachine):
         if any(letter.record_key == key for letter in await self.dead_letters()):
             return True
         waiting = self.rig.waiting
-        buffer, kind = (waiting.sessions, KIND_SESSIONS) if collection is SESSIONS else (waiting.tasks, KIND_TASKS)
-        refused = any(buffer.collection.key_of(each.entry.record) == key for each in buffer.all_refused())  # type: ignore[attr-defined]
+        buffer: RecordBuffer[Any] = waiting.sessions if collection is SESSIONS else waiting.tasks
+        kind = KIND_SESSIONS if collection is SESSIONS else KIND_TASKS
+        refused = any(collection.key_of(each.entry.record) == key for each in buffer.all_refused())
         return refused or bool(waiting.set_aside.queue.holding(kind, key))
 
     async def check_read_task(self, task_id: str) -> None:
@@ -487,7 +489,7 @@ def _settings(examples: int, steps: int) -> settings:
 
 
 def test_nothing_is_lost_and_nothing_invented_in_memory() -> None:
-    run_state_machine_as_test(BufferMachine, settings=_settings(60, 25))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(BufferMachine, settings=_settings(60, 25))
 
 
 @pytest.fixture(scope="module")
@@ -512,4 +514,4 @@ def test_nothing_is_lost_and_nothing_invented_in_sqlite(empty_database: Path) ->
             shutil.copy(empty_database, path)
             return SqliteBackend(path, readers=1)
 
-    run_state_machine_as_test(SqliteMachine, settings=_settings(12, 20))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(SqliteMachine, settings=_settings(12, 20))
