@@ -22,7 +22,7 @@ CREATE TABLE dead_letters (
 
 CREATE INDEX ix_letters_created ON dead_letters (created_at, letter_id);
 
-CREATE INDEX ix_letters_reason ON dead_letters (reason, session_id);
+CREATE INDEX ix_letters_reason ON dead_letters (reason, session_id, letter_id);
 
 CREATE TABLE deleted_sessions (
     session_id TEXT NOT NULL,

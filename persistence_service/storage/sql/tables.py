@@ -35,7 +35,7 @@ INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "dead_letters": {
         "ix_letters_created": ("created_at", "letter_id"),
         # Orphans' letters, when their session comes.
-        "ix_letters_reason": ("reason", "session_id"),
+        "ix_letters_reason": ("reason", "session_id", "letter_id"),
     },
     "dead_letter_parts": {
         "ix_letter_parts": ("letter_id", "part_id"),

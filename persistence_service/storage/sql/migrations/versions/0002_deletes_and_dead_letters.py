@@ -43,7 +43,7 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("ix_letters_created", "dead_letters", ["created_at", "letter_id"])
-    op.create_index("ix_letters_reason", "dead_letters", ["reason", "session_id"])
+    op.create_index("ix_letters_reason", "dead_letters", ["reason", "session_id", "letter_id"])
     op.create_table(
         "dead_letter_parts",
         sa.Column("part_id", sa.Text, primary_key=True),
