@@ -43,6 +43,18 @@ async def test_a_record_is_read_wherever_its_versions_are(tmp_path: Path) -> Non
         assert task.status is Status.COMPLETED
 
 
+async def test_a_session_is_read_from_memory_and_disk_together(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=SMALL, size=10) as rig:
+        await outage(rig, 3)
+        await rig.buffer.accept_sessions([session_request("late"), session_request(status=Status.COMPLETED)])
+        await rig.buffer.accept_sessions([session_request(total_tasks=7, event_time="2026-01-01T00:00:00Z")])
+        session, late = await rig.buffer.session("S"), await rig.buffer.session("late")
+        assert session is not None
+        assert (session.status, session.total_tasks) == (Status.COMPLETED, 7)
+        assert late is not None
+        rig.backend.come_back()
+
+
 async def test_a_read_during_the_drain_misses_nothing(tmp_path: Path) -> None:
     """The record is, at every moment, on disk, in memory or stored; a reader that looks in that order finds it."""
     async with open_rig(tmp_path, bounds=SMALL, size=10) as rig:

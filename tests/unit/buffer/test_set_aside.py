@@ -207,6 +207,21 @@ async def test_they_do_not_come_back_to_memory_while_the_database_is_away(tmp_pa
         await until(lambda: rig.buffer.stats().total_count == 0)
 
 
+async def test_they_wait_behind_what_is_new_and_waits_on_disk(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_dead_letters=0, bounds=MemoryBounds(records=20, pressure=2), size=20) as rig:
+        await flood(rig, 5)
+        await rig.buffer.flush()
+        rig.backend.go_away(StorageUnavailable("gone"))
+        for number in range(4):
+            await rig.buffer.accept_tasks(task_requests(10, prefix=f"new{number}-"))
+        await rig.waiting.set_aside.try_again()
+        assert rig.waiting.set_aside.queue.total == 5
+        rig.backend.come_back()
+        await rig.buffer.flush()
+        await rig.waiting.set_aside.try_again()
+        assert rig.waiting.set_aside.queue.total == 0
+
+
 async def test_a_replay_that_takes_longer_than_their_pause_is_not_held_up(tmp_path: Path) -> None:
     async with asyncio.timeout(20), open_rig(tmp_path, max_dead_letters=0, start=False) as rig:
         await rig.start(replay=False)
