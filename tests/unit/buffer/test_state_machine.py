@@ -30,6 +30,7 @@ from persistence_service.errors import (
     PersistenceError,
     SessionNotFound,
     StorageUnavailable,
+    TaskNotFound,
     UnclassifiedStorageError,
 )
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
@@ -396,6 +397,21 @@ class BufferMachine(RuleBasedStateMachine):
 
         self.run(read())
 
+    @invariant()
+    def nothing_deleted_is_read(self) -> None:
+        async def read() -> None:
+            await self.learn_tombstones()
+            for session_id, up_to in self.model.deleted.items():
+                with suppress(SessionNotFound):
+                    assert (await self.queries.session(session_id)).event_time > up_to
+                for task_id in _TASK_IDS:
+                    if task_id[0] == session_id:
+                        with suppress(TaskNotFound):
+                            assert (await self.queries.task(task_id)).event_time > up_to
+
+        if not self.away:
+            self.run(read())
+
     async def check_read_task(self, task_id: str) -> None:
         """What waits, then what is stored: together they are all that was accepted, whether the backend answers or not."""
         session_id = task_id[0]
@@ -499,7 +515,7 @@ def _settings(examples: int, steps: int) -> settings:
 
 
 def test_nothing_is_lost_and_nothing_invented_in_memory() -> None:
-    run_state_machine_as_test(BufferMachine, settings=_settings(60, 25))
+    run_state_machine_as_test(BufferMachine, settings=_settings(45, 25))
 
 
 @pytest.fixture(scope="module")
@@ -524,4 +540,4 @@ def test_nothing_is_lost_and_nothing_invented_in_sqlite(empty_database: Path) ->
             shutil.copy(empty_database, path)
             return SqliteBackend(path, readers=1)
 
-    run_state_machine_as_test(SqliteMachine, settings=_settings(12, 20))
+    run_state_machine_as_test(SqliteMachine, settings=_settings(10, 20))
