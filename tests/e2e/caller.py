@@ -16,6 +16,7 @@ BASE = "/api/v1/translation"
 _HOST = "http://127.0.0.1"
 _GIVE_UP_S = 90
 _LONGEST_PAUSE_S = 1.0
+_JSON = {"Content-Type": "application/json"}
 
 
 class Answer:
@@ -76,15 +77,26 @@ class Caller:
 
     async def get(self, path: str, **parameters: object) -> Any:  # noqa: ANN401  # JSON
         """The JSON of a 200 answer to GET."""
-        answer = await self._call(path, parameters)
-        assert answer.status == httpx.codes.OK, f"GET {path} {parameters}: {answer}"
+        return await self._ok("GET", path, parameters)
+
+    async def post(self, path: str, **parameters: object) -> Any:  # noqa: ANN401  # JSON
+        """The JSON of a 200 answer to POST without a body; the attempts before it may have done some of it."""
+        return await self._ok("POST", path, parameters)
+
+    async def post_once(self, path: str, body: object) -> httpx.Response:
+        """The answer to POST of JSON, whatever it is."""
+        return await self._http.post(BASE + path, content=msgspec.json.encode(body), headers=_JSON)
+
+    async def _ok(self, method: str, path: str, parameters: Mapping[str, object]) -> Any:  # noqa: ANN401  # JSON
+        answer = await self._call(method, path, parameters)
+        assert answer.status == httpx.codes.OK, f"{method} {path} {parameters}: {answer}"
         return answer.body
 
-    async def _call(self, path: str, parameters: Mapping[str, object]) -> Answer:
+    async def _call(self, method: str, path: str, parameters: Mapping[str, object]) -> Answer:
         """The first answer that is not 503."""
         async with asyncio.timeout(_GIVE_UP_S):
             while True:
-                response = await self._once(path, parameters)
+                response = await self._once(method, path, parameters)
                 if response is None:
                     await self._service.wait_reachable()
                 elif response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
@@ -93,11 +105,11 @@ class Caller:
                     return Answer(response)
                 self._repeated += 1
 
-    async def _once(self, path: str, parameters: Mapping[str, object]) -> httpx.Response | None:
+    async def _once(self, method: str, path: str, parameters: Mapping[str, object]) -> httpx.Response | None:
         """One attempt; None when the connection broke."""
         query = {name: _text(value) for name, value in parameters.items()}
         try:
-            return await self._http.get(BASE + path, params=query)
+            return await self._http.request(method, BASE + path, params=query)
         except httpx.TransportError:
             return None
 

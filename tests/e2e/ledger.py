@@ -43,7 +43,7 @@ def task_as_answered(sent: Record) -> Record:
     confidence = task["confidence"]
     if confidence is not None:
         task["confidence"] = float(Decimal(repr(confidence)).quantize(Decimal("0.0001"), ROUND_HALF_EVEN))
-    return task | {name: _moment(task[name]) for name in _TIMES}
+    return task | {name: moment(task[name]) for name in _TIMES}
 
 
 def read(row: Mapping[str, object]) -> Record:
@@ -64,7 +64,7 @@ def task_order(task: Record) -> tuple[bool, object, int]:
 def merged_session(states: Sequence[Record]) -> Record:
     """The session that these states make, in whatever order they arrived."""
     ordered = sorted(
-        (_SESSION_DEFAULTS | state | {"event_time": _moment(state["event_time"])} for state in states),
+        (_SESSION_DEFAULTS | state | {"event_time": moment(state["event_time"])} for state in states),
         key=lambda state: (state["event_time"], _RANK[str(state["status"])]),
     )
     session = dict(ordered[-1])
@@ -75,7 +75,8 @@ def merged_session(states: Sequence[Record]) -> Record:
     return session
 
 
-def _moment(text: object) -> datetime | None:
+def moment(text: object) -> datetime | None:
+    """A time in a record, as a value; without an offset it is UTC."""
     if text is None:
         return None
     moment = datetime.fromisoformat(str(text))
@@ -84,7 +85,7 @@ def _moment(text: object) -> datetime | None:
 
 def _answered_moment(text: object) -> datetime | None:
     assert text is None or str(text).endswith("Z")
-    return _moment(text)
+    return moment(text)
 
 
 @dataclass(frozen=True)

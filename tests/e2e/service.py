@@ -61,8 +61,8 @@ class ServiceProcess:
             raise httpx.ConnectError("it is starting and does not listen yet")
         return self._url.result()
 
-    async def start(self) -> None:
-        """Start it; returns when it is ready for batches."""
+    async def start(self, *, ready: bool = True) -> None:
+        """Start it; returns when it is ready for batches, or without `ready` as soon as it answers."""
         assert self._process is None, "it is running already"
         self._url = asyncio.get_running_loop().create_future()
         self._process = await asyncio.create_subprocess_exec(
@@ -76,7 +76,7 @@ class ServiceProcess:
         self._reader = asyncio.create_task(self._read_log(self._process, self._url))
         async with asyncio.timeout(_START_TIMEOUT_S):
             await self._url
-            await self._until_ready()
+            await self._until_ok("/health/ready" if ready else "/health/live")
         self._reachable.set()
         async with self._news:
             self._news.notify_all()
@@ -149,9 +149,9 @@ class ServiceProcess:
         if not url.done():
             url.set_exception(AssertionError("the service did not start:\n" + self.log_tail()))
 
-    async def _until_ready(self) -> None:
+    async def _until_ok(self, path: str) -> None:
         async with httpx.AsyncClient(verify=False, trust_env=False) as client:  # noqa: S501  # plain HTTP
-            while (await client.get(f"{self.url}/health/ready")).status_code != httpx.codes.OK:
+            while (await client.get(self.url + path)).status_code != httpx.codes.OK:
                 pass
 
 

@@ -48,11 +48,11 @@ class Worker:
         if pause_at == 0:
             await pause()
         for number, batch in enumerate(self._batches):
-            begun = [self._processing(task) for task in batch]
+            begun = [self.processing(task) for task in batch]
             await self.report("tasks", begun)
             if number == pause_before and pause_at > 0:
                 await pause()
-            await self.report("tasks", [self._finished(task) for task in batch])
+            await self.report("tasks", [self.finished(task) for task in batch])
             if number % _LATE_ONE_IN == 0:
                 await self.report("tasks", begun)  # as a retry does that was given up on and arrives after all
         failed = sum(_fails(task) for task in self._workbook.tasks)
@@ -76,11 +76,13 @@ class Worker:
         assert (receipt.count, receipt.durability) == (len(records), "journal")
         self._ledger.acknowledged(kind, records)
 
-    def _processing(self, task: Record) -> Record:
+    def processing(self, task: Record) -> Record:
+        """`task` as it is reported when its translation begins, now."""
         begun = {name: value for name, value in task.items() if name != "target_text"}
         return begun | {"status": "processing", "start_time": self._now(), "event_time": self._now()}
 
-    def _finished(self, task: Record) -> Record:
+    def finished(self, task: Record) -> Record:
+        """`task` as it is reported when it is translated, now, or has failed."""
         seed = crc32(str(task["task_id"]).encode())
         milliseconds = seed % 100_000
         end = datetime.fromisoformat(self._now())

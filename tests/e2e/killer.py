@@ -1,0 +1,40 @@
+"""`kill -9` at seeded places of a load, and in the middle of what goes on in the database."""
+
+import asyncio
+from pathlib import Path
+from random import Random
+
+from tests.e2e.ledger import Ledger
+from tests.e2e.outside import look, wait_until_true
+from tests.e2e.service import ServiceProcess
+
+_SEED = 20
+
+
+class Killer:
+    """Kills the service, starts it again, and counts."""
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self._service = service
+        self.kills = 0
+
+    async def kill(self, *, ready: bool = True) -> None:
+        """`kill -9`, and start again."""
+        await self._service.kill()
+        await self._service.start(ready=ready)
+        self.kills += 1
+
+    async def kill_in_the_middle(self, database: Path, *, begun: str, left: str) -> None:
+        """Kill it as soon as the SQL expression `begun` is true; the number that is `left` then is not 0."""
+        await asyncio.to_thread(wait_until_true, database, begun)
+        await self._service.kill()
+        self.kills += 1
+        assert look(database, f"SELECT {left}") > [(0,)], "it was all over before the kill"
+        await self._service.start()
+
+    async def kill_amid(self, ledger: Ledger, batches: int, times: int) -> None:
+        """Kill it at seeded places of the load that follows."""
+        begun = ledger.batches_sent
+        for place in sorted(Random(_SEED).sample(range(1, batches), times)):
+            await ledger.reached(begun + place)
+            await self.kill()
