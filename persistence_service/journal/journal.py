@@ -31,6 +31,7 @@ from persistence_service.journal.segment import JournalStats, Loss, Position, Re
 from persistence_service.journal.store import SegmentStore
 from persistence_service.journal.survey import Survey, take_stock
 from persistence_service.journal.writer import JournalWriter
+from persistence_service.observability.logging import OncePer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 _LISTED_LOSSES: Final = 1000
+_TOLD_EVERY_S: Final = 10.0
 _SEGMENT_RESERVE: Final = 2 * BODY_OFFSET
 
 
@@ -92,6 +94,7 @@ class Journal:
         self._closed: asyncio.Task[None] | None = None
         self._rotation_asked = False
         self._refused_size = 1
+        self._given_up = OncePer(_TOLD_EVERY_S)
         store = SegmentStore(opened.directory, survey, clock, opened.lock)
         self._used_bytes = store.used_bytes
         self._segments = len(store.live)
@@ -262,9 +265,15 @@ class Journal:
     def give_up(self, position: Position, items: int) -> None:
         """A record that is held can't be read any more: it is told as loss, and its `items` are released."""
         loss = Loss(position.segment.number, position.sequence, position.sequence, "damaged")
-        log.error(
-            "journal_loss", segment=loss.segment, first=loss.first_sequence, last=loss.last_sequence, reason="damaged"
-        )
+        if ranges := self._given_up.occurred():  # a volume that is gone takes all that waits with it
+            log.error(
+                "journal_loss",
+                segment=loss.segment,
+                first=loss.first_sequence,
+                last=loss.last_sequence,
+                reason="damaged",
+                ranges=ranges,
+            )
         self._note_losses([loss])
         self.release(position.segment, items)
 

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from persistence_service.buffer.policy import MemoryBounds
 from persistence_service.errors import JournalUnavailable, StorageUnavailable
@@ -297,3 +298,17 @@ async def test_the_figures_add_up(tmp_path: Path) -> None:
         assert stats.memory_records + stats.spilled_records + stats.waiting_for_session == 63
         assert stats.usage_percent == 100 * stats.memory_records / 40
         rig.backend.come_back()
+
+
+async def test_thousands_that_are_damaged_are_all_counted_in_few_lines(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=SMALL, interval_s=3600) as rig:
+        await outage(rig, 100)
+        spilled = rig.waiting.spill.total
+        for segment in rig.journal._held:
+            segment.home.path.write_bytes(b"\0" * segment.home.path.stat().st_size)
+        rig.backend.come_back()
+        with capture_logs() as lines:
+            await rig.buffer.flush()
+        assert rig.journal.stats().lost_ranges == spilled // 10 > 90
+        assert rig.journal.stats().unstored_items == 0
+        assert 1 <= [line["event"] for line in lines].count("journal_loss") <= 3
