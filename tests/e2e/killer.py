@@ -24,10 +24,17 @@ class Killer:
         await self._service.start(ready=ready)
         self.kills += 1
 
-    async def kill_in_the_middle(self, database: Path, *, begun: str, left: str) -> None:
-        """Kill it as soon as the SQL expression `begun` is true; the number that is `left` then is not 0."""
+    async def kill_in_the_middle(
+        self, database: Path, *, begun: str, left: str, asker: asyncio.Task[None] | None = None
+    ) -> None:
+        """Kill it as soon as the SQL expression `begun` is true; the number that is `left` then is not 0.
+
+        An `asker` asks no more after that.
+        """
         await asyncio.to_thread(wait_until_true, database, begun)
         await self._service.kill()
+        if asker is not None:
+            asker.cancel()
         self.kills += 1
         assert look(database, f"SELECT {left}") > [(0,)], "it was all over before the kill"
         await self._service.start()

@@ -91,15 +91,23 @@ async def _conflicting(drill: Drill) -> None:
 
 
 async def _deleting(drill: Drill, killer: Killer) -> None:
-    """Killed while a deletion removes thousands of tasks, the service completes it, and nothing of it comes back."""
+    """Killed while a deletion removes thousands of tasks, the service completes it by itself, and nothing comes back."""
     big = workbook("big", _BIG)
     await drill.worker(big).report_session("completed")
     sent = await drill.report_done(big, batch=1000)
     await drill.caller.client.flush()
-    deletion = asyncio.create_task(drill.delete("big"))
+    asked = drill.caller.client.event_time()
+    asker = asyncio.create_task(drill.caller.client.delete_session("big"))
     left = "(SELECT COUNT(*) FROM translation_tasks WHERE session_id = 'big')"
-    await killer.kill_in_the_middle(drill.database, begun=f"{left} < {_BIG}", left=left)
-    await deletion
+    await killer.kill_in_the_middle(drill.database, begun=f"{left} < {_BIG}", left=left, asker=asker)
+
+    async def all_is_removed() -> bool:
+        question = "SELECT removed_at IS NOT NULL FROM deleted_sessions WHERE session_id = 'big'"
+        await drill.caller.health()
+        return look(drill.database, question) == [(1,)]
+
+    await until(all_is_removed, "the deletion is completed though nobody asks any more")
+    drill.account.note_deleted("big", asked, drill.caller.client.event_time())
     await drill.report(big, sent[::20])
     await killer.kill()
     await drill.report(big, sent[1::20])
