@@ -30,7 +30,6 @@ from persistence_service.errors import (
     PersistenceError,
     SessionNotFound,
     StorageUnavailable,
-    TaskNotFound,
     UnclassifiedStorageError,
 )
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
@@ -44,7 +43,6 @@ from persistence_service.models.times import to_micros
 from persistence_service.services.cleanup import CleanupService
 from persistence_service.services.dead_letters import DeadLetterService, LetterFilter
 from persistence_service.services.deletion import DeletionService
-from persistence_service.services.query import QueryService
 from persistence_service.settings import Durability
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, TASKS, TOMBSTONES
@@ -162,7 +160,6 @@ class BufferMachine(RuleBasedStateMachine):
         buffer = self.rig.buffer
         self.deletion = DeletionService(registry=registry, buffer=buffer, timing=self.timing)
         self.cleanup = CleanupService(registry=registry, buffer=buffer, deletion=self.deletion)
-        self.queries = QueryService(registry=registry, buffer=buffer, is_deleted=self.deletion.hides)
         self.letters = DeadLetterService(
             registry=registry,
             files=self.rig.letter_files,
@@ -390,27 +387,13 @@ class BufferMachine(RuleBasedStateMachine):
     @invariant()
     def every_record_can_be_read(self) -> None:
         async def read() -> None:
+            await self.rig.rests()  # what becomes a dead letter between two looks would seem to be missing
             for task_id in _TASK_IDS:
                 await self.check_read_task(task_id)
             for session_id in _SESSION_IDS:
                 await self.check_read_session(session_id)
 
         self.run(read())
-
-    @invariant()
-    def nothing_deleted_is_read(self) -> None:
-        async def read() -> None:
-            await self.learn_tombstones()
-            for session_id, up_to in self.model.deleted.items():
-                with suppress(SessionNotFound):
-                    assert (await self.queries.session(session_id)).event_time > up_to
-                for task_id in _TASK_IDS:
-                    if task_id[0] == session_id:
-                        with suppress(TaskNotFound):
-                            assert (await self.queries.task(task_id)).event_time > up_to
-
-        if not self.away:
-            self.run(read())
 
     async def check_read_task(self, task_id: str) -> None:
         """What waits, then what is stored: together they are all that was accepted, whether the backend answers or not."""
@@ -421,8 +404,6 @@ class BufferMachine(RuleBasedStateMachine):
         found = [*await self.backend.read(TASKS, [task_id]), *([waiting] if waiting else [])]
         expected = self.model.task(task_id, session_id)
         assert (without_service_times(reduce(merge_tasks, found)) if found else None) == expected
-        if not self.away and expected is not None:
-            assert without_service_times(await self.queries.task(task_id)) == expected
 
     async def check_read_session(self, session_id: str) -> None:
         if session_id in self.model.deleted or await self.is_aside(SESSIONS, session_id):
@@ -431,8 +412,6 @@ class BufferMachine(RuleBasedStateMachine):
         found = [*await self.backend.read(SESSIONS, [session_id]), *([waiting] if waiting else [])]
         expected = self.model.session(session_id)
         assert (without_service_times(reduce(merge_sessions, found)) if found else None) == expected
-        if not self.away and expected is not None:
-            assert without_service_times(await self.queries.session(session_id)) == expected
 
     async def check_rows(self) -> None:
         """Everything is flushed: what is stored is what the model says, but for what is aside."""
