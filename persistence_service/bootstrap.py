@@ -169,10 +169,8 @@ async def open_services(
             settings=settings,
             limits=limits_of(settings),
             buffer=buffer,
-            query=QueryService(registry=registry, buffer=buffer, is_deleted=deletion.hides),
-            recovery=RecoveryService(
-                registry=registry, buffer=buffer, journal=journal, timing=timing, is_deleted=deletion.hides
-            ),
+            query=QueryService(registry=registry, buffer=buffer),
+            recovery=RecoveryService(registry=registry, buffer=buffer, journal=journal, timing=timing),
             deletion=deletion,
             cleanup=CleanupService(registry=registry, buffer=buffer, deletion=deletion),
             dead_letters=dead_letters,

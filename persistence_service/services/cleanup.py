@@ -9,8 +9,9 @@ from enum import StrEnum
 
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.models.status import Status
+from persistence_service.services.deleted import deletions_of, is_covered
 from persistence_service.services.deletion import DeletionService, stored_tasks
-from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS, TOMBSTONES
+from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
 from persistence_service.storage.query import Between, Condition, Equals, OneOf, Query, Sort
 from persistence_service.storage.registry import StorageRegistry
 
@@ -61,7 +62,7 @@ class CleanupService:
             Replaying: what is buffered can't be known yet.
         """
         self._buffer.require_replayed()
-        now = self._buffer.next_stamp()  # the wall clock may be behind the stamps of records
+        now = await self._buffer.next_stamp()  # the wall clock may be behind the stamps of records
         days = {
             Status.COMPLETED: completed_days,
             Status.FAILED: failed_days,
@@ -89,12 +90,11 @@ class CleanupService:
             query = Query(expired, (Sort(SESSIONS.key),), after=after, limit=_SESSIONS_AT_ONCE)
             rows = await self._backend.select(SESSIONS, (SESSIONS.key, "event_time"), query)
             keys = [session_id for session_id, _ in rows]
-            deleted = {t.session_id: t.deleted_up_to for t in await self._backend.read(TOMBSTONES, keys)}
-            is_waiting = self._buffer.sessions_waiting()
+            deleted = await deletions_of(self._backend, keys)
             yield [
                 session_id
                 for session_id, event_time in rows
-                if not is_waiting(session_id) and not _is_covered(event_time, deleted.get(session_id))
+                if not self._buffer.is_waiting(session_id) and not is_covered(event_time, deleted.get(session_id))
             ]
             if len(rows) < _SESSIONS_AT_ONCE:
                 return
@@ -105,12 +105,12 @@ class CleanupService:
         of_it = Equals(SESSIONS.key, session_id)
         with self._deletion.completing():
             async with self._backend.transaction() as transaction:
-                tombstones = await transaction.read(TOMBSTONES, [session_id])
+                deleted = await deletions_of(transaction, [session_id])
                 stored = await transaction.read(SESSIONS, [session_id])
                 is_expired = await transaction.select(SESSIONS, (SESSIONS.key,), Query((of_it, *expired), limit=1))
-                if not is_expired or self._buffer.sessions_waiting()(session_id):
+                if not is_expired or self._buffer.is_waiting(session_id):
                     return None
-                if tombstones and _is_covered(stored[0].event_time, tombstones[0].deleted_up_to):
+                if is_covered(stored[0].event_time, deleted.get(session_id)):
                     return None
                 newest_task, tasks = await stored_tasks(transaction, session_id)
                 newest = max(stored[0].event_time, newest_task or stored[0].event_time)
@@ -124,7 +124,3 @@ def _expired(status: Status, cutoff: datetime, age_of: AgeOf) -> tuple[Condition
     if age_of is AgeOf.CREATED_AT:
         return (Equals("status", status), Between("created_at", None, cutoff))
     return (Equals("status", status), Between("updated_at", None, cutoff), Between(LAST_ACTIVITY, None, cutoff))
-
-
-def _is_covered(event_time: datetime, deleted_up_to: datetime | None) -> bool:
-    return deleted_up_to is not None and event_time <= deleted_up_to

@@ -19,7 +19,6 @@ from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import PersistenceError, SessionNotFound
 from persistence_service.models.session import Session
-from persistence_service.models.task import Task
 from persistence_service.models.times import from_micros
 from persistence_service.models.tombstone import Tombstone
 from persistence_service.services.query import POSITION
@@ -55,7 +54,6 @@ class DeletionService:
         self._buffer = buffer
         self._timing = timing
         self._backoff = backoff or Backoff()
-        self._removing: dict[str, datetime] = {}
         self._interrupted = asyncio.Event()
 
     async def delete(self, session_id: str) -> None:
@@ -69,7 +67,7 @@ class DeletionService:
         self._buffer.require_replayed()
         # The buffer is looked at first: what a flush moves to the backend meanwhile is then seen twice, never missed.
         buffered = await self._buffer.session(session_id)
-        stamp = self._buffer.next_stamp()
+        stamp = await self._buffer.next_stamp()
         up_to = await self._buffer.newest_of(session_id, stamp) or stamp
         with self.completing():
             async with self._backend.transaction() as transaction:
@@ -106,7 +104,7 @@ class DeletionService:
             StorageUnavailable: the backend is away; what is left is removed later.
         """
         session_id, up_to = tombstone.session_id, tombstone.deleted_up_to
-        self._note(tombstone)
+        self._buffer.note_deleted(session_id, up_to)
         covered = (Equals("session_id", session_id), Between("event_time", None, up_to))
         while await self._remove_tasks(covered):
             pass
@@ -114,8 +112,6 @@ class DeletionService:
         async with self._backend.transaction() as transaction:
             await transaction.delete(SESSIONS, covered)
             await transaction.write(TOMBSTONES, [replace(tombstone, removed_at=now, updated_at=now)])
-        if self._removing.get(session_id) == up_to:
-            del self._removing[session_id]
 
     async def _remove_tasks(self, covered: tuple[Condition, ...]) -> bool:
         """Whether there were any left."""
@@ -124,16 +120,6 @@ class DeletionService:
         if keys:
             await self._backend.delete(TASKS, (OneOf(TASKS.key, keys), *covered))
         return bool(keys)
-
-    def _note(self, tombstone: Tombstone) -> None:
-        session_id, up_to = tombstone.session_id, tombstone.deleted_up_to
-        self._removing[session_id] = max(up_to, self._removing.get(session_id, up_to))
-        self._buffer.note_deleted(session_id, up_to)
-
-    def hides(self, record: Session | Task) -> bool:
-        """Whether a stored record is deleted, and still there only because its removal goes on."""
-        up_to = self._removing.get(record.session_id)
-        return up_to is not None and record.event_time <= up_to
 
     # ------------------------------------------------------------------------------------------------- completion
 
@@ -160,8 +146,6 @@ class DeletionService:
         while True:
             query = Query(unfinished, (Sort(TOMBSTONES.key),), after=after, limit=_TOMBSTONES_AT_ONCE)
             page = await self._backend.query(TOMBSTONES, query)
-            for tombstone in page:
-                self._note(tombstone)
             for tombstone in page:
                 await self.remove(tombstone)
                 completed += 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -22,13 +22,13 @@ from persistence_service.models.answers import Page
 from persistence_service.models.session import Session
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task
-from persistence_service.models.tombstone import surviving
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
-from persistence_service.storage.collections import SESSIONS, TASKS, TOMBSTONES, Collection
+from persistence_service.services.deleted import deletions_of, left_of
+from persistence_service.storage.collections import SESSIONS, TASKS, Collection
 from persistence_service.storage.query import Between, Condition, Contains, Equals, Query, Sort, Value
 from persistence_service.storage.registry import StorageRegistry
 
-R = TypeVar("R", bound=msgspec.Struct)
+R = TypeVar("R", Session, Task)
 
 MAX_OFFSET = 100_000
 MAX_INEXACT_TOTAL = 100_000
@@ -98,11 +98,9 @@ class PageRequest:
 class QueryService:
     """Answers the query endpoints."""
 
-    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager, is_deleted: Callable[[Any], bool]) -> None:
-        """`is_deleted` says of a stored record whether it is there only because its removal goes on."""
+    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager) -> None:
         self._registry = registry
         self._buffer = buffer
-        self._is_deleted = is_deleted
 
     async def sessions(self, which: SessionFilter, page: PageRequest) -> Page[Session]:
         """One page of sessions.
@@ -160,19 +158,21 @@ class QueryService:
         # The buffer is looked at first: what a flush moves to the backend meanwhile is then seen twice, never missed.
         backend = self._registry.backend_for(collection)
         try:
-            stored = await backend.read(collection, [key])
-            if buffered is not None:  # perhaps from before its session was deleted; a flush will drop it then
-                tombstones = await backend.read(TOMBSTONES, [buffered.session_id])  # type: ignore[attr-defined]  # both have one
-                buffered = surviving(buffered, tombstones[0].deleted_up_to) if tombstones else buffered
+            found: list[R] = await backend.read(collection, [key])
+            known = [*found, *([buffered] if buffered is not None else [])]
+            deleted = await deletions_of(backend, (record.session_id for record in known))
         except (Unavailable, StorageError):
             if buffered is None:
                 raise
             return buffered
-        if not stored or self._is_deleted(stored[0]):
-            return buffered
-        if buffered is None or any(getattr(stored[0], name) != getattr(buffered, name) for name in collection.fixed):
-            return stored[0]  # a buffered record that contradicts the stored one will be refused
-        return collection.merge(stored[0], buffered)
+        # Either may be deleted and still there: the rows are removed step by step, and a flush drops what is buffered.
+        stored = left_of(found[0], deleted) if found else None
+        buffered = left_of(buffered, deleted) if buffered is not None else None
+        if stored is None or buffered is None:
+            return stored or buffered
+        if any(getattr(stored, name) != getattr(buffered, name) for name in collection.fixed):
+            return stored  # a buffered record that contradicts the stored one will be refused
+        return collection.merge(stored, buffered)
 
     async def _page(
         self, collection: Collection[R], where: Sequence[Condition], page: PageRequest, *, exact: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from persistence_service.models.status import UNFINISHED, Status
 from persistence_service.models.task import Task
 from persistence_service.models.times import from_micros
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
+from persistence_service.services.deleted import deletions_of, is_covered, left_of
 from persistence_service.services.missing import what_is_missing
 from persistence_service.services.query import POSITION, page_of
 from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
@@ -31,6 +32,7 @@ from persistence_service.storage.query import (
 )
 from persistence_service.storage.registry import StorageRegistry
 
+_JUST_AFTER = timedelta(microseconds=1)
 _UNFINISHED = OneOf("status", UNFINISHED)
 _INCOMPLETE = AnyOf((_UNFINISHED, HasChild(TASKS, (_UNFINISHED,))))
 
@@ -48,6 +50,8 @@ class Incomplete:
 class IncompletePage:
     """Unfinished sessions, latest activity first; `count` is of all, not of this page.
 
+    A session that is being deleted is not shown, so a page may be short, and as long as its rows are being removed `count`
+    may include it when it would be on another page.
     `missing` says in words what was acknowledged and can't be among them.
     """
 
@@ -78,14 +82,11 @@ class RecoveryService:
         buffer: BufferManager,
         journal: Journal,
         timing: Timing,
-        is_deleted: Callable[[Session], bool],
     ) -> None:
-        """`is_deleted` says of a stored session whether it is there only because its removal goes on."""
         self._registry = registry
         self._buffer = buffer
         self._journal = journal
         self._timing = timing
-        self._is_deleted = is_deleted
 
     async def incomplete_sessions(self, *, limit: int, cursor: str | None, idle_s: float | None) -> IncompletePage:
         """Sessions unfinished by their status or with unfinished tasks; with `idle_s` only those without activity so long.
@@ -108,12 +109,14 @@ class RecoveryService:
             (*SESSIONS.fields, LAST_ACTIVITY),
             Query(where=where, order=order, after=after, limit=limit + 1),
         )
-        found = await self._described([(Session(*row[:-1]), row[-1]) for row in rows[:limit]])
-        last = found[-1] if len(rows) > limit else None
+        page = [(Session(*row[:-1]), row[-1]) for row in rows[:limit]]
+        deleted = await deletions_of(backend, (session.session_id for session, _ in page))
+        shown = [each for each in page if not is_covered(each[0].event_time, deleted.get(each[0].session_id))]
+        last, last_activity = page[-1] if len(rows) > limit else (None, None)
         return IncompletePage(
-            count=await backend.count(SESSIONS, where),
-            sessions=found,
-            next_cursor=encode_cursor(fingerprint, [last.last_activity, last.session.session_id]) if last else None,
+            count=await backend.count(SESSIONS, where) - (len(page) - len(shown)),
+            sessions=await self._described(shown),
+            next_cursor=encode_cursor(fingerprint, [last_activity, last.session_id]) if last else None,
             missing=what_is_missing(self._buffer, self._journal),
         )
 
@@ -128,16 +131,20 @@ class RecoveryService:
         await self._buffer.flush()
         backend = self._registry.backend_for(SESSIONS)
         sessions = await backend.read(SESSIONS, [session_id])
-        if not sessions or self._is_deleted(sessions[0]):
+        deleted = await deletions_of(backend, (each.session_id for each in sessions))
+        session = left_of(sessions[0], deleted) if sessions else None
+        if session is None:
             raise SessionNotFound(session_id)
         statuses = (*UNFINISHED, Status.FAILED) if include_failed else UNFINISHED
         where = (Equals("session_id", session_id), OneOf("status", statuses))
         query = Query(where=where, order=tuple(Sort(field) for field in POSITION))
         tasks, next_cursor = await page_of(self._registry, TASKS, query, cursor=cursor, limit=limit)
+        # A session that has begun anew may have old tasks still, which are being removed.
+        newer = [Between("event_time", low=up_to + _JUST_AFTER)] if (up_to := deleted.get(session_id)) else []
         return Restored(
-            session=sessions[0],
-            tasks=tasks,
-            tasks_count=await self._registry.backend_for(TASKS).count(TASKS, where),
+            session=session,
+            tasks=[task for task in tasks if left_of(task, deleted)],
+            tasks_count=await self._registry.backend_for(TASKS).count(TASKS, (*where, *newer)),
             restored_at=self._now(),
             next_cursor=next_cursor,
         )

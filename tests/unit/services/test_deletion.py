@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from persistence_service.errors import Replaying, SessionNotFound, StorageUnavailable
+from persistence_service.errors import Replaying, SessionNotFound, StorageUnavailable, TaskNotFound
 from persistence_service.models.status import Status
 from persistence_service.models.times import format_time, from_micros
 from persistence_service.models.tombstone import Tombstone
 from persistence_service.services import deletion as module
 from persistence_service.services.query import PageRequest, TaskFilter
+from persistence_service.services.recovery import Restored
 from persistence_service.storage.backend import StorageBackend
-from persistence_service.storage.collections import SESSIONS, TASKS, TOMBSTONES
+from persistence_service.storage.collections import TASKS, TOMBSTONES
 from persistence_service.storage.memory import MemoryBackend
-from persistence_service.storage.query import Equals, Query
+from persistence_service.storage.query import Equals
 from persistence_service.storage.sqlite import SqliteBackend
 from persistence_service.testing.faulty_backend import When
 from persistence_service.testing.samples import at, session_record, task_record
@@ -360,7 +361,6 @@ async def test_a_revival_amid_the_removal_survives_it(rig: Rig, monkeypatch: pyt
     await rig.deletion.delete("a")
     assert await rig.stored() == (["a"], ["a2", "z"])
     assert (await rig.services.query.session("a")).filename == "new.xlsx"
-    assert not rig.deletion.hides((await rig.backend.inner.query(SESSIONS, Query()))[0])
 
 
 # ------------------------------------------------------------------------------------------------------- races
@@ -384,20 +384,50 @@ async def test_a_flush_at_the_moment_of_a_delete_brings_nothing_back(rig: Rig) -
         assert await rig.stored() == ([], []), round_
 
 
-async def test_while_rows_are_removed_stored_records_that_are_deleted_are_hidden(rig: Rig) -> None:
-    await rig.write([session_record("a"), session_record("b")])
-    await rig.backend.inner.write(TOMBSTONES, [Tombstone(name, at(5), None, at(0), at(0)) for name in "ab"])
-    assert not rig.deletion.hides(session_record("b"))
-    rig.backend.fail_next(AWAY, when=When.BEFORE_COMMIT)
-    with pytest.raises(StorageUnavailable):
-        await rig.deletion.resume()
-    assert rig.deletion.hides(session_record("a"))
-    assert rig.deletion.hides(session_record("b", event_time=at(5)))
-    assert rig.deletion.hides(task_record("b1", "b"))
-    assert not rig.deletion.hides(session_record("b", event_time=at(6)))
-    assert not rig.deletion.hides(session_record("c"))
-    await rig.deletion.resume()
-    assert not rig.deletion.hides(session_record("b"))
+async def restored(rig: Rig, session_id: str) -> Restored:
+    return await rig.services.recovery.restore(session_id, include_failed=False, limit=10, cursor=None)
+
+
+async def test_from_its_tombstone_on_a_session_is_unknown_whoever_wrote_that_and_however_far_it_came(rig: Rig) -> None:
+    await rig.write([session_record("a", event_time=at(5)), session_record("b")])
+    await rig.write([task_record("a1", "a"), task_record("b1", "b")])
+    await rig.backend.inner.write(TOMBSTONES, [Tombstone("a", at(5), None, at(0), at(0))])
+    query = rig.services.query
+    for unknown in (query.session("a"), restored(rig, "a"), query.tasks_of("a", TaskFilter("a"), PageRequest())):
+        with pytest.raises(SessionNotFound):
+            await unknown
+    with pytest.raises(TaskNotFound):
+        await query.task("a1")
+    incomplete = await rig.services.recovery.incomplete_sessions(limit=10, cursor=None, idle_s=None)
+    assert ([each.session.session_id for each in incomplete.sessions], incomplete.count) == (["b"], 1)
+    assert (await query.session("b")).session_id == "b"
+    assert (await query.task("b1")).task_id == "b1"
+
+
+async def test_what_began_anew_amid_the_removal_is_shown_without_what_is_deleted(rig: Rig) -> None:
+    old = session_record("a", event_time=at(6), game_info='{"old":1}', game_info_time=at(4), game_info_digest=b"x" * 16)
+    await rig.write([old])
+    await rig.write([task_record("old", "a", event_time=at(5)), task_record("new", "a", event_time=at(6))])
+    await rig.backend.inner.write(TOMBSTONES, [Tombstone("a", at(5), None, at(0), at(0))])
+    assert (await rig.services.query.session("a")).game_info is None
+    with pytest.raises(TaskNotFound):
+        await rig.services.query.task("old")
+    found = await restored(rig, "a")
+    assert ([task.task_id for task in found.tasks], found.tasks_count, found.session.game_info) == (["new"], 1, None)
+
+
+async def test_a_walk_over_unfinished_sessions_goes_on_behind_one_that_is_deleted(rig: Rig) -> None:
+    await rig.write([session_record(name) for name in "abcd"])
+    await rig.backend.inner.write(TOMBSTONES, [Tombstone(name, at(5), None, at(0), at(0)) for name in "bc"])
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await rig.services.recovery.incomplete_sessions(limit=1, cursor=cursor, idle_s=None)
+        seen += [each.session.session_id for each in page.sessions]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert sorted(seen) == ["a", "d"]
 
 
 async def test_what_is_buffered_can_not_be_known_during_replay(tmp_path: Path, database: StorageBackend) -> None:
