@@ -61,7 +61,7 @@ def wait_until_true(database: Path, condition: str) -> None:
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
     """Ask until it is so."""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while not await condition():
                 pass
     except TimeoutError:
