@@ -11,6 +11,7 @@ from persistence_service.buffer.buffer import Place, Refused, Tickets
 from persistence_service.buffer.intake import Intake
 from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.room import Room
+from persistence_service.buffer.slices import slices
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
 from persistence_service.buffer.timing import Timing
 from persistence_service.journal.journal import Journal
@@ -69,9 +70,8 @@ class SetAside:
             JournalFull, JournalUnavailable: it can't be written now; what is left stays in memory.
         """
         for intake in self._intakes.values():
-            refused = intake.buffer.all_refused()
-            for start in range(0, len(refused), _GROUP):
-                await self._append(intake, refused[start : start + _GROUP])
+            for group in slices(intake.buffer.all_refused(), lambda each: each.entry.size, max_items=_GROUP):
+                await self._append(intake, group)
 
     async def _append(self, intake: Intake[Any], group: Sequence[Refused[Any]]) -> None:
         records = [refused.entry.record for refused in group]

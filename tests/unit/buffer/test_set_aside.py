@@ -136,6 +136,20 @@ async def test_old_segments_go_although_bad_records_wait(tmp_path: Path) -> None
         await until(lambda: rig.journal.stats().segments <= 4)
 
 
+async def test_however_large_they_are_they_go_to_the_journal_in_parts(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_dead_letters=0, segment_bytes=KIB * KIB) as rig:
+        rig.backend.reject(is_poison)
+        await rig.buffer.accept_sessions([session_request()])
+        large = [task_request(f"bad{n}", column_name="poison", source_text="x" * KIB * KIB) for n in range(11)]
+        for task in large:
+            await rig.buffer.accept_tasks([task])
+        await rig.buffer.flush()
+        groups = list(rig.waiting.set_aside.queue.first(100))
+        assert sum(group.items for group in groups) == 11
+        assert [group.items for group in groups if group.position.length > 5 * KIB * KIB] == []
+        assert len(groups) < 11
+
+
 async def test_a_full_journal_does_not_prevent_it(tmp_path: Path) -> None:
     async with open_rig(tmp_path, max_dead_letters=0, max_bytes=64 * KIB, segment_bytes=16 * KIB) as rig:
         rig.backend.reject(is_poison)
