@@ -9,12 +9,14 @@ from typing import Any
 from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.buffer import RecordBuffer, Tickets
 from persistence_service.buffer.chunk_writer import ChunkWriter
+from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.buffer.flusher import Flusher, Waiting
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
 from persistence_service.buffer.letter_files import LetterFiles
 from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
+from persistence_service.buffer.reads import Unstored
 from persistence_service.buffer.record_writer import RecordWriter
 from persistence_service.buffer.refill import Refill
 from persistence_service.buffer.replay import JournalReplay
@@ -61,8 +63,9 @@ def build_buffer(
     backoff: Backoff | None = None,
 ) -> Buffer:
     """Nothing runs yet: `manager.replay` and `flusher.run` are the two tasks."""
-    sessions = RecordBuffer(SESSIONS, journal.release)
-    tasks = RecordBuffer(TASKS, journal.release)
+    deleted = DeletedSessions()
+    sessions = RecordBuffer(SESSIONS, journal.release, deleted, metrics.dropped)
+    tasks = RecordBuffer(TASKS, journal.release, deleted, metrics.dropped)
     tickets, spill = Tickets(), SpillQueue()
     room = Room((sessions, tasks), policies.bounds)
     letterbox = Letterbox(
@@ -120,5 +123,12 @@ def build_buffer(
         timing=timing,
         limits=limits,
         ack=policies.ack,
+        unstored=Unstored(
+            journal=journal,
+            sessions=intakes[KIND_SESSIONS],
+            tasks=intakes[KIND_TASKS],
+            queues=(spill, waiting.set_aside.queue),
+            deleted=deleted,
+        ),
     )
     return Buffer(manager, flusher, waiting)

@@ -7,6 +7,7 @@ letters). The last two block nobody. An entry holds on to the journal segments t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.journal.segment import Segment
 from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.storage.collections import Collection
@@ -43,10 +45,15 @@ class UnstoredReason(StrEnum):
 
 
 class Place(StrEnum):
-    """Where a record that is not stored is: it waits, or it is among the dead letters."""
+    """Where a record that is not stored is: it waits, it is among the dead letters, or it was deleted before it came."""
 
     WAITING = "waiting"
     DEAD_LETTER = "dead_letter"
+    DROPPED = "dropped"
+
+
+SESSION_DELETED = "session_deleted"
+"""Why a record is dropped."""
 
 
 @dataclass(slots=True)
@@ -91,9 +98,18 @@ class RecordBuffer(Generic[R]):
     Waiting entries are in the order of their tickets. Everything of a key that is not refused agrees in the fixed fields.
     """
 
-    def __init__(self, collection: Collection[R], release: Release) -> None:
+    def __init__(
+        self,
+        collection: Collection[R],
+        release: Release,
+        deleted: DeletedSessions | None = None,
+        on_dropped: Callable[[str, int], None] = lambda *_: None,
+    ) -> None:
         self.collection = collection
         self._release = release
+        self._deleted = deleted or DeletedSessions()
+        self._on_dropped = on_dropped
+        self._of_session: Counter[str] = Counter()
         self._waiting: dict[str, Entry[R]] = {}
         self._in_flight: dict[str, Entry[R]] = {}
         self._orphans: dict[str, Orphan[R]] = {}
@@ -103,7 +119,7 @@ class RecordBuffer(Generic[R]):
         self.size_bytes = 0
         self.aside_bytes = 0
         self.merged = 0
-        self._awaited: dict[int, dict[str, tuple[Place, DeadLetterReason]]] = {}
+        self._awaited: dict[int, dict[str, tuple[Place, str]]] = {}
 
     # ------------------------------------------------------------------------------------------------- figures
 
@@ -167,14 +183,18 @@ class RecordBuffer(Generic[R]):
     def add(self, entry: Entry[R]) -> None:
         """Take an entry in and merge it with what is here of its key, in its place; an orphan stays one.
 
-        One that names another parent than what is here of its key is refused.
+        One that names another parent than what is here of its key is refused, one that is deleted is dropped.
         """
         key = self.collection.key_of(entry.record)
         self.size_bytes += entry.size
+        self._of_session[_session_of(entry)] += 1
+        if self._deleted.covers(entry.record):
+            self._drop(entry)
+            return
         if key not in self._waiting and key not in self._in_flight and key not in self._orphans:
             self._waiting[key] = entry
             return
-        if any(self._differs_in_fixed(present.record, entry.record) for present in self._entries(key)):
+        if any(self._contradicts(present, entry) for present in self._entries(key)):
             conflict = "another session has a task of this id, accepted and not yet stored"
             self._refuse(key, Refused(entry, DeadLetterReason.TASK_ID_CONFLICT, conflict))
             return
@@ -187,8 +207,14 @@ class RecordBuffer(Generic[R]):
         present = self._waiting.get(key)
         self._waiting[key] = entry if present is None else self._joined(present, entry)
 
+    def _contradicts(self, present: Entry[R], arriving: Entry[R]) -> bool:
+        """Whether they can't both be stored; what is deleted, and in flight still, contradicts nobody."""
+        is_other = self._differs_in_fixed(present.record, arriving.record)
+        return is_other and not self._deleted.covers(present.record)
+
     def _joined(self, older: Entry[R], newer: Entry[R]) -> Entry[R]:
         self.merged += 1
+        self._forget_one_of(_session_of(newer))
         record = self._merged(older.record, newer.record)
         size = older.size if record is older.record else len(msgspec.json.encode(record))
         self.size_bytes += size - older.size - newer.size
@@ -236,9 +262,33 @@ class RecordBuffer(Generic[R]):
         self._waiting = _in_order(back | self._waiting)
 
     def settle(self, entry: Entry[R]) -> None:
-        """The entry is stored, or deleted: let go of it and of its place in the journal."""
+        """The entry is stored: let go of it and of its place in the journal."""
         del self._in_flight[self.collection.key_of(entry.record)]
         self._let_go(entry)
+
+    def drop(self, entry: Entry[R]) -> None:
+        """The entry in flight was deleted before it came: let go of it."""
+        del self._in_flight[self.collection.key_of(entry.record)]
+        self._drop(entry)
+
+    def drop_deleted(self) -> None:
+        """Let go of everything that is deleted, but for what is in flight. Looks at all that is in memory."""
+        for entry in [entry for entry in self._waiting.values() if self._deleted.covers(entry.record)]:
+            del self._waiting[self.collection.key_of(entry.record)]
+            self._drop(entry)
+        for key in [key for key, orphan in self._orphans.items() if self._deleted.covers(orphan.entry.record)]:
+            self._drop(self._pop_orphan(key).entry)
+
+    def _drop(self, entry: Entry[R]) -> None:
+        self._answer(entry, Place.DROPPED, SESSION_DELETED)
+        self._let_go(entry)
+        self._on_dropped(self.collection.name, 1)
+
+    def _answer(self, entry: Entry[R], place: Place, reason: str) -> None:
+        """Remember for those who wait for storage what became of the entry."""
+        for ticket in entry.watched:
+            if ticket in self._awaited:
+                self._awaited[ticket][_identity(self.collection, entry.record)] = (place, reason)
 
     def set_orphan(self, entry: Entry[R], since_s: float) -> None:
         """The entry's parent is not stored: keep it, and what arrives of its key, until `adopt` names that parent."""
@@ -288,9 +338,7 @@ class RecordBuffer(Generic[R]):
     def let_go(self, refused: Refused[R], place: Place) -> None:
         """The refused record is at that place now, and not here any more."""
         entry = self._pop_refused(refused)
-        for ticket in entry.watched:
-            if ticket in self._awaited:
-                self._awaited[ticket][_identity(self.collection, entry.record)] = (place, refused.reason)
+        self._answer(entry, place, refused.reason)
         self._let_go(entry)
 
     def _pop_orphan(self, key: str) -> Orphan[R]:
@@ -314,8 +362,14 @@ class RecordBuffer(Generic[R]):
         self.aside_bytes -= entry.size
         return entry
 
+    def _forget_one_of(self, session_id: str) -> None:
+        self._of_session[session_id] -= 1
+        if not self._of_session[session_id]:
+            del self._of_session[session_id]
+
     def _let_go(self, entry: Entry[R]) -> None:
         self.size_bytes -= entry.size
+        self._forget_one_of(_session_of(entry))
         for segment, items in entry.holds:
             self._release(segment, items)
 
@@ -324,11 +378,21 @@ class RecordBuffer(Generic[R]):
     def view(self, key: str, spilled: Iterable[R] = ()) -> R | None:
         """Everything known of `key` here and in the records `spilled` of it, merged; None when nothing is.
 
-        Refused records do not show, nor those that contradict the others in a fixed field.
+        What is deleted does not show, nor what contradicts the others in a fixed field.
         """
-        records = [*(entry.record for entry in self._entries(key)), *spilled]
+        entries = [*self._entries(key), *(refused.entry for refused in self._refused.get(key, ()))]
+        known = [*(entry.record for entry in entries), *spilled]
+        records = [record for record in known if not self._deleted.covers(record)]
         agreeing = [record for record in records if not self._differs_in_fixed(records[0], record)]
         return reduce(self._merged, agreeing) if agreeing else None
+
+    def has_session(self, session_id: str) -> bool:
+        """Whether any record here is of that session."""
+        return session_id in self._of_session
+
+    def sessions(self) -> set[str]:
+        """The sessions of all records here."""
+        return set(self._of_session)
 
     def records(self) -> Iterator[R]:
         """Every record in memory, several of one key perhaps: what was refused too."""
@@ -398,6 +462,11 @@ class RecordBuffer(Generic[R]):
 
 def _in_order(entries: dict[str, Entry[R]]) -> dict[str, Entry[R]]:
     return dict(sorted(entries.items(), key=lambda item: item[1].ticket))
+
+
+def _session_of(entry: Entry[Any]) -> str:
+    session_id: str = entry.record.session_id
+    return session_id
 
 
 def _identity(collection: Collection[Any], record: msgspec.Struct) -> str:

@@ -16,20 +16,19 @@ from persistence_service.errors import DataRejected, UnclassifiedStorageError
 from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.storage.backend import RejectionReason
 
-_CONVINCING = 3
+CONVINCING = 3
 """So many records alone that all fail with an unknown error, while nothing succeeds, are a matter of set-up."""
 
 
 @dataclass(slots=True)
 class ChunkReport:
-    """What became of a chunk: records `stored`, records `dropped` because they were deleted before.
+    """What became of a chunk: records `stored`.
 
     `items` are the accepted ones that the written records were merged from. `stored_parents` are the keys of those stored,
     where records of the collection can be parents.
     """
 
     stored: int = 0
-    dropped: int = 0
     items: int = 0
     stored_parents: list[str] = field(default_factory=list)
     suspects: list[tuple[Entry[Any], UnclassifiedStorageError]] = field(default_factory=list)
@@ -80,7 +79,7 @@ class ChunkWriter:
                 buffer.refuse(Refused(entries[0], reason, detail, exc.number, exc.column))
             else:
                 report.suspects.append((entries[0], exc))
-                if len(report.suspects) >= _CONVINCING and not report.stored:
+                if len(report.suspects) >= CONVINCING and not report.stored:
                     raise
             return
         if buffer.collection.parent is None:
@@ -92,12 +91,15 @@ class ChunkWriter:
         report.items += sum(items for entry in entries for _, items in entry.holds)
         _settle(buffer, entries, written, patience_s)
         report.stored += written.stored
-        report.dropped += len(written.dropped)
 
 
 def _settle(buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], written: Written, patience_s: float) -> None:
     reasons = {rejection.index: rejection.reason for rejection in written.rejected}
+    dropped = frozenset(written.dropped)
     for index, entry in enumerate(entries):
+        if index in dropped:
+            buffer.drop(entry)
+            continue
         match reasons.get(index):
             case None:
                 buffer.settle(entry)

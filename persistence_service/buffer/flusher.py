@@ -374,7 +374,6 @@ class Flusher:
             raise
         finally:
             self._written[buffer.collection.name] += report.stored
-            self._metrics.dropped(buffer.collection.name, report.dropped)
             self._stored_parents.extend(report.stored_parents)
         self._newest_first = False
         self.failure = None

@@ -15,9 +15,11 @@ from persistence_service.journal.segment import Position
 
 R = TypeVar("R", bound=msgspec.Struct)
 
-# The journal's kinds of record; each payload is a JSON array of records as they are kept.
+# The journal's kinds of record. A payload is a JSON array of records as they are kept; a stamp's is empty: it only says
+# which time stamp was used outside of the journal, so that later runs go on behind it.
 KIND_SESSIONS = 1
 KIND_TASKS = 2
+KIND_STAMP = 3
 
 
 class Intake(Generic[R]):
@@ -47,6 +49,7 @@ class Intake(Generic[R]):
         self._encoder = msgspec.json.Encoder()
         self._splitter = msgspec.json.Decoder(list[msgspec.Raw])
         # Records know no other fields: one that a later version wrote would be lost once the record is stored.
+        self._record_decoder: msgspec.json.Decoder[R] = msgspec.json.Decoder(buffer.collection.record)
         self._decoder: msgspec.json.Decoder[list[R]] = msgspec.json.Decoder(list[buffer.collection.record])  # type: ignore[name-defined]  # a type made at run time
 
     def encode(self, records: list[R]) -> tuple[bytes, list[int]]:
@@ -68,6 +71,13 @@ class Intake(Generic[R]):
             msgspec.MsgspecError: another version wrote it, in a way that this one can't read.
         """
         return self._decoder.decode(payload)
+
+    def find(self, payload: bytes, key: str) -> list[R]:
+        """The records of `key` in a payload; the others are not decoded."""
+        text = msgspec.json.encode(key)
+        raws = [raw for raw in map(bytes, self._splitter.decode(payload)) if text in raw]
+        records = [self._record_decoder.decode(raw) for raw in raws]
+        return [record for record in records if self.buffer.collection.key_of(record) == key]
 
     def sizes(self, payload: bytes) -> list[int]:
         """How many bytes of `payload` each of its records takes."""

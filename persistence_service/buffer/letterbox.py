@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
 
 from persistence_service.buffer.buffer import Place, RecordBuffer, Refused
+from persistence_service.buffer.chunk_writer import CONVINCING
 from persistence_service.buffer.dead_letters import Letter, new_letter, write_letters
 from persistence_service.buffer.letter_files import LetterFiles
+from persistence_service.buffer.slices import slices
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import DataRejected, StorageUnavailable, UnclassifiedStorageError
 from persistence_service.models.dead_letter import DeadLetterReason
@@ -23,14 +27,51 @@ from persistence_service.storage.backend import StorageBackend
 _log = structlog.get_logger(__name__)
 _WINDOW_S: Final = 60.0
 _AT_ONCE: Final = 200
+_COMPRESSED_AT_ONCE: Final = 64 * 1024
+"""Bytes of records that are compressed in the event loop without anybody noticing."""
 _TOLD_EVERY_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A refused record that is to be a dead letter."""
+
+    buffer: RecordBuffer[Any]
+    refused: Refused[Any]
+
+    def letter(self, now: datetime) -> Letter:
+        refused = self.refused
+        return new_letter(
+            self.buffer.collection,
+            refused.entry.record,
+            reason=refused.reason,
+            detail=refused.detail,
+            number=refused.number,
+            column=refused.column,
+            now=now,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    due: _Due
+    letter: Letter
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far a delivery has come: letters stored in the backend, and those it refused, before any was, for unknown reasons."""
+
+    stored: int = 0
+    suspects: list[tuple[_Outgoing, UnclassifiedStorageError]] = field(default_factory=list)
 
 
 class Letterbox:
     """Makes dead letters of what the buffers refused: at most `max_per_minute` that the database did not take.
 
     Orphans and conflicts are not counted. Over the rate it stops, alarms, and leaves the rest where it is. `total` counts
-    the dead letters it made, and `on_letters` is told of them.
+    the dead letters it made. One that the backend refuses for a reason of an unknown number becomes a file only if others
+    were stored meanwhile; else that is a matter of set-up.
     """
 
     def __init__(
@@ -53,41 +94,24 @@ class Letterbox:
         self._told = OncePer(_TOLD_EVERY_S, timing.monotonic)
         self.is_stopped = False
         self.total = 0
-        self.on_letters: Callable[[], None] = lambda: None
+        self._backwards = False
 
-    async def deliver(self) -> int:
-        """Make dead letters as far as the rate allows; returns how many.
+    async def deliver(self) -> None:
+        """Make dead letters as far as the rate allows.
 
         Raises:
-            StorageUnavailable, StorageSetupError: the letters can't be kept now; the records stay where they are.
+            StorageUnavailable, StorageSetupError, UnclassifiedStorageError: letters can't be kept now; the records whose
+                letters are not kept stay where they are.
         """
-        delivered = 0
         self._note_rate()
-        for buffer in self._buffers:
-            chosen = self._choose(buffer)
-            for start in range(0, len(chosen), _AT_ONCE):
-                some = chosen[start : start + _AT_ONCE]
-                now = from_micros(self._timing.wall_us())
-                letters = [
-                    new_letter(
-                        buffer.collection,
-                        refused.entry.record,
-                        reason=refused.reason,
-                        detail=refused.detail,
-                        number=refused.number,
-                        column=refused.column,
-                        now=now,
-                    )
-                    for refused in some
-                ]
-                await self._keep(letters)
-                for refused in some:
-                    self._bury(buffer, refused)
-                delivered += len(some)
-        if delivered:
-            self.total += delivered
-            self.on_letters()
-        return delivered
+        attempt = _Attempt()
+        for some in slices(self._choose(), lambda due: due.refused.entry.size, max_items=_AT_ONCE):
+            await self._keep(await self._written_out(some), attempt)
+        if attempt.suspects and not attempt.stored:
+            self._backwards = not self._backwards
+            raise attempt.suspects[0][1]
+        for outgoing, _ in attempt.suspects:
+            await self._keep_in_file(outgoing)
 
     def allowance(self) -> int:
         """How many more of the counted ones may be made within this minute."""
@@ -96,11 +120,12 @@ class Letterbox:
             self._made.popleft()
         return max(0, self._max_per_minute - len(self._made))
 
-    def _choose(self, buffer: RecordBuffer[Any]) -> list[Refused[Any]]:
-        refused = buffer.all_refused()
-        counted = [each for each in refused if each.reason is DeadLetterReason.DATA_REJECTED]
-        others = [each for each in refused if each.reason is not DeadLetterReason.DATA_REJECTED]
-        return others + counted[: self.allowance()]
+    def _choose(self) -> list[_Due]:
+        due = [_Due(buffer, refused) for buffer in self._buffers for refused in buffer.all_refused()]
+        counted = [each for each in due if each.refused.reason is DeadLetterReason.DATA_REJECTED]
+        others = [each for each in due if each.refused.reason is not DeadLetterReason.DATA_REJECTED]
+        chosen = others + counted[: self.allowance()]
+        return chosen[::-1] if self._backwards else chosen
 
     def _note_rate(self) -> None:
         refused = [each for buffer in self._buffers for each in buffer.all_refused()]
@@ -119,24 +144,48 @@ class Letterbox:
             self.is_stopped = False
             _log.info("dead_letters.resumed")
 
-    async def _keep(self, letters: Sequence[Letter]) -> None:
+    async def _written_out(self, some: Sequence[_Due]) -> list[_Outgoing]:
+        now = from_micros(self._timing.wall_us())
+
+        def write_out() -> list[_Outgoing]:
+            return [_Outgoing(due, due.letter(now)) for due in some]
+
+        if sum(due.refused.entry.size for due in some) <= _COMPRESSED_AT_ONCE:
+            return write_out()
+        return await asyncio.to_thread(write_out)
+
+    async def _keep(self, outgoing: Sequence[_Outgoing], attempt: _Attempt) -> None:
+        """Keep them in the backend, or alone in a file what it can't hold; halved until that is alone."""
         try:
             async with self._backend.transaction() as transaction:
-                await write_letters(transaction, letters)
-        except (DataRejected, UnclassifiedStorageError):
-            if len(letters) == 1:
-                await self._keep_in_file(letters[0])
-                return
-            for letter in letters:
-                await self._keep([letter])
+                await write_letters(transaction, [each.letter for each in outgoing])
+        except (DataRejected, UnclassifiedStorageError) as exc:
+            if len(outgoing) > 1:
+                middle = len(outgoing) // 2
+                await self._keep(outgoing[:middle], attempt)
+                await self._keep(outgoing[middle:], attempt)
+            elif isinstance(exc, DataRejected) or attempt.stored:
+                await self._keep_in_file(outgoing[0])
+            else:
+                attempt.suspects.append((outgoing[0], exc))
+                if len(attempt.suspects) >= CONVINCING:
+                    self._backwards = not self._backwards
+                    raise
+            return
+        attempt.stored += len(outgoing)
+        for each in outgoing:
+            self._bury(each.due)
 
-    async def _keep_in_file(self, letter: Letter) -> None:
+    async def _keep_in_file(self, outgoing: _Outgoing) -> None:
         try:
-            await asyncio.to_thread(self._files.write, letter)
+            await asyncio.to_thread(self._files.write, outgoing.letter)
         except OSError as exc:
             raise StorageUnavailable(f"a dead letter can't be written beside the journal: {exc.strerror}") from exc
+        self._bury(outgoing.due)
 
-    def _bury(self, buffer: RecordBuffer[Any], refused: Refused[Any]) -> None:
+    def _bury(self, due: _Due) -> None:
+        buffer, refused = due.buffer, due.refused
+        self.total += 1
         buffer.let_go(refused, Place.DEAD_LETTER)
         if refused.reason is DeadLetterReason.DATA_REJECTED:
             self._made.append(self._timing.monotonic())

@@ -7,7 +7,7 @@ after; only this order. What was journaled is taken in even if the one who sent 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +19,10 @@ import structlog
 from persistence_service.buffer.buffer import Place, RecordBuffer, UnstoredReason
 from persistence_service.buffer.flusher import Flusher, FlushReport, Waiting
 from persistence_service.buffer.forecast import Forecast
-from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
+from persistence_service.buffer.intake import KIND_SESSIONS, KIND_STAMP, KIND_TASKS, Intake
 from persistence_service.buffer.policy import AckPolicy
-from persistence_service.buffer.refill import records_of
+from persistence_service.buffer.reads import Unstored
 from persistence_service.buffer.replay import JournalReplay
-from persistence_service.buffer.spill import SpilledBatch
 from persistence_service.buffer.timing import EventClock, Timing
 from persistence_service.errors import (
     JournalFull,
@@ -41,7 +40,6 @@ from persistence_service.models.limits import Limits
 from persistence_service.models.session import Session, SessionRequest
 from persistence_service.models.task import Task, TaskRequest
 from persistence_service.models.times import from_micros
-from persistence_service.models.tombstone import surviving_session, surviving_task
 from persistence_service.settings import Durability
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -49,7 +47,6 @@ _log = structlog.get_logger(__name__)
 
 _UNKNOWN_WAIT_S = 5.0
 _SHORTEST_WAIT_S = 0.1
-_STRETCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +121,10 @@ class BufferManager:
         timing: Timing,
         limits: Limits,
         ack: AckPolicy,
+        unstored: Unstored,
     ) -> None:
         self._waiting = waiting
+        self._unstored = unstored
         self._journal = journal
         self._sessions: Intake[Session] = intakes[KIND_SESSIONS]
         self._tasks: Intake[Task] = intakes[KIND_TASKS]
@@ -136,7 +135,6 @@ class BufferManager:
         self._limits = limits
         self._ack = ack
         self._forecast = Forecast()
-        self._deleted: dict[str, tuple[datetime, int]] = {}
         self._closing = False
         self._ended: PersistenceError | None = None
         self._unmerged = 0
@@ -173,7 +171,13 @@ class BufferManager:
             raise ShuttingDown("the service has failed and must be restarted; send the batch again then")
         if not records:
             return Receipt(0, accepted_at, durability)
-        ticket = await self._journaled(intake, records, acceptance, durability)
+        journaled = self._journaled(intake, records, acceptance, durability)
+        try:
+            ticket = await journaled
+        except asyncio.CancelledError:
+            if journaled.done() and not journaled.cancelled() and journaled.exception() is None:
+                intake.buffer.unwatch(journaled.result())
+            raise
         if durability is Durability.STORAGE:
             left = await self._store(intake.buffer, records, ticket)
             if left:
@@ -292,68 +296,37 @@ class BufferManager:
         )
 
     async def session(self, session_id: str) -> Session | None:
-        """What is accepted of this session and not stored, None when nothing is; what was deleted since is left out."""
-        found = self._sessions.buffer.view(session_id, await self._spilled(self._sessions, session_id))
-        deleted_up_to = self._deleted_up_to(session_id)
-        return surviving_session(found, deleted_up_to) if found is not None and deleted_up_to is not None else found
+        """See `Unstored.session`."""
+        return await self._unstored.session(session_id)
 
     async def task(self, task_id: str) -> Task | None:
-        """What is accepted of this task and not stored, None when nothing is; what was deleted since is left out."""
-        found = self._tasks.buffer.view(task_id, await self._spilled(self._tasks, task_id))
-        deleted_up_to = None if found is None else self._deleted_up_to(found.session_id)
-        return surviving_task(found, deleted_up_to) if found is not None and deleted_up_to is not None else found
-
-    async def _spilled(self, intake: Intake[R], key: str) -> list[R]:
-        """The records of `key` that wait in the journal alone.
-
-        What is drained meanwhile is in memory after that, and what is in memory may be stored: so the order of looking is
-        the order of moving, and nothing is missed.
-        """
-        batches = self._waiting.spill.holding(intake.kind, key)
-        records = await records_of(self._journal, intake, batches)
-        return [record for record in records if intake.buffer.collection.key_of(record) == key]
+        """See `Unstored.task`."""
+        return await self._unstored.task(task_id)
 
     async def newest_of(self, session_id: str, after: datetime) -> datetime | None:
-        """The newest event time later than `after` among a session's records that are not stored, None if there is none."""
-        newest = [after]
-        queues = (self._waiting.spill, self._waiting.set_aside.queue)
-        batches = [batch for queue in queues for batch in queue.of_session(session_id)]
-        for some in _stretches(batches):
-            for intake in (self._sessions, self._tasks):
-                records = await records_of(
-                    self._journal, intake, [batch for batch in some if batch.kind == intake.kind]
-                )
-                newest += [record.event_time for record in records if record.session_id == session_id]
-        for buffer in (self._waiting.sessions, self._waiting.tasks):
-            newest += [record.event_time for record in buffer.records() if record.session_id == session_id]
-        return max(newest) if max(newest) > after else None
+        """See `Unstored.newest_of`."""
+        return await self._unstored.newest_of(session_id, after)
 
-    def sessions_waiting(self) -> Callable[[str], bool]:
-        """A predicate of this moment: whether any record of a session is not stored, or may not be."""
-        in_memory = {r.session_id for buffer in (self._waiting.sessions, self._waiting.tasks) for r in buffer.records()}
-        queues = (self._waiting.spill, self._waiting.set_aside.queue)
-        return lambda session_id: session_id in in_memory or any(queue.of_session(session_id) for queue in queues)
+    def is_waiting(self, session_id: str) -> bool:
+        """See `Unstored.is_waiting`."""
+        return self._unstored.is_waiting(session_id)
 
     def note_deleted(self, session_id: str, up_to: datetime) -> None:
-        """The session's tombstone is written: from now on reads leave its buffered records up to that time out."""
-        places = (self._waiting.sessions, self._waiting.tasks, self._waiting.spill)
-        self._deleted = {
-            key: (time, ticket)
-            for key, (time, ticket) in self._deleted.items()
-            if any(place.has_up_to(ticket) for place in places)
-        }
-        self._deleted[session_id] = (up_to, self._waiting.tickets.last)
-        self._waiting.tasks.adopt([session_id])  # to be written once more: those up to that time are dropped by it
-        self._flusher.notice()
+        """See `Unstored.note_deleted`."""
+        self._unstored.note_deleted(session_id, up_to)
 
-    def _deleted_up_to(self, session_id: str) -> datetime | None:
-        up_to, _ = self._deleted.get(session_id, (None, 0))
-        return up_to
+    async def next_stamp(self) -> datetime:
+        """A time stamp of the service's own: later than every one it gave before, in earlier runs too.
 
-    def next_stamp(self) -> datetime:
-        """A time stamp of the service's own: later than every one it gave before."""
+        Raises:
+            JournalFull, JournalUnavailable: it can't be kept now.
+        """
         stamp_us = self._clock.reserve(1)
-        self._journal.raise_high_water(stamp_us)
+        await asyncio.shield(
+            self._journal.append(
+                KIND_STAMP, b"", items=0, accepted_at_us=stamp_us, high_water_us=stamp_us, beyond_bounds=True
+            )
+        )
         return from_micros(stamp_us)
 
     @property
@@ -402,21 +375,8 @@ class BufferManager:
             set_aside=sessions.refused + tasks.refused + waiting.set_aside.queue.total,
             merged=sessions.merged + tasks.merged,
             unreadable=self._replay.unreadable,
-            unmerged=self._unmerged,
+            unmerged=self._unmerged + self._replay.unmerged,
             last_flush_time=None if flushed is None else from_micros(flushed),
             replaying=self.replaying,
             dead_lettering_stopped=waiting.letterbox.is_stopped,
         )
-
-
-def _stretches(batches: Sequence[SpilledBatch]) -> list[Sequence[SpilledBatch]]:
-    """`batches` in parts that may be in memory at once."""
-    parts: list[list[SpilledBatch]] = []
-    size = 0
-    for batch in batches:
-        if not parts or size + batch.position.length > _STRETCH_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(batch)
-        size += batch.position.length
-    return list(parts)

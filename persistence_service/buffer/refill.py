@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from persistence_service.buffer.intake import Intake
@@ -51,22 +51,3 @@ class Refill:
             if records > batch.items and (size > _STRETCH_BYTES or self._room.would_overflow(records, size)):
                 return
             yield batch
-
-
-async def records_of(journal: Journal, intake: Intake[Any], batches: Sequence[SpilledBatch]) -> list[Any]:
-    """All records of `batches` that wait; those that can't be read are left to `Refill`, which tells of them.
-
-    Raises:
-        JournalUnavailable: the journal is closed.
-    """
-    found: list[Any] = []
-    for batch in batches:  # they stay on disk while they are read, even if a flush is quicker
-        journal.hold(batch.position.segment, 1)
-    try:
-        for payload in await journal.read_many([batch.position for batch in batches]):
-            if isinstance(payload, bytes):
-                found += intake.decode(payload)
-    finally:
-        for batch in batches:
-            journal.release(batch.position.segment, 1)
-    return found

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from persistence_service.buffer.backoff import Backoff
-from persistence_service.buffer.intake import Intake
+from persistence_service.buffer.intake import KIND_STAMP, Intake
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import Replaying
 from persistence_service.journal.journal import Journal
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 class JournalReplay:
     """Takes in every record that was in the journal at its opening; `run` is its one task, and ends when that is done.
 
-    It is as fast as the disk: what has no room in memory is indexed by its keys and waits where it is.
+    `unmerged` counts batches that a mistake of ours kept out. It is as fast as the disk: what has no room in memory is indexed by its keys and waits where it is.
     """
 
     def __init__(self, *, journal: Journal, intakes: Mapping[int, Intake[Any]], timing: Timing) -> None:
@@ -33,7 +33,9 @@ class JournalReplay:
         self._news = asyncio.Event()
         self._failing = False
         self._unreadable: set[int] = set()
+        self._last = 0
         self.is_running = True
+        self.unmerged = 0
 
     @property
     def unreadable(self) -> int:
@@ -61,6 +63,20 @@ class JournalReplay:
         _log.info("replay.finished", unreadable=self.unreadable)
 
     def _take_in(self, batch: Replayed) -> None:
+        if batch.kind == KIND_STAMP:
+            return
+        if batch.position.sequence <= self._last:  # a failing disk made it begin the segment anew
+            self._journal.release(batch.position.segment, batch.items)
+            return
+        self._last = batch.position.sequence
+        try:
+            self._merge(batch)
+        except Exception as exc:  # noqa: BLE001  # the supervision point of merging: the others go on
+            self.unmerged += 1
+            now = "its batch stays in the journal for the next start"
+            _log.error("batch.not_merged", sequence=batch.position.sequence, now=now, exc_info=exc)
+
+    def _merge(self, batch: Replayed) -> None:
         intake = self._intakes.get(batch.kind)
         try:
             records = intake.decode(batch.payload) if intake else []

@@ -186,10 +186,6 @@ class Journal:
         """The newest time stamp that any record, present or past, was accepted at or used. Survives restarts exactly."""
         return self._high_water_us
 
-    def raise_high_water(self, stamp_us: int) -> None:
-        """`stamp_us` was used outside of the journal; the next record that is appended tells later runs."""
-        self._high_water_us = max(self._high_water_us, stamp_us)
-
     def append(
         self,
         kind: int,

@@ -152,13 +152,13 @@ async def test_what_is_newest_and_what_waits_counts_every_place(tmp_path: Path) 
         await rig.buffer.accept_sessions([session_request("M")])
         await rig.buffer.accept_tasks(task_requests(7, "D"))
         assert rig.waiting.spill.total == 7
-        is_waiting = rig.buffer.sessions_waiting()
+        is_waiting = rig.buffer.is_waiting
         assert {name: is_waiting(session_id) for name, session_id in places.items()} == dict.fromkeys(places, True)
         assert not is_waiting("nobody")
         long_ago = long_before(rig)
         for session_id in places.values():
             assert await rig.buffer.newest_of(session_id, long_ago) is not None, session_id
-            assert await rig.buffer.newest_of(session_id, rig.buffer.next_stamp()) is None
+            assert await rig.buffer.newest_of(session_id, await rig.buffer.next_stamp()) is None
         assert await rig.buffer.newest_of("nobody", long_ago) is None
         rig.backend.release()
         await flush

@@ -4,13 +4,13 @@ import asyncio
 import errno
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from persistence_service.buffer.policy import MemoryBounds
 from persistence_service.errors import Replaying, StorageUnavailable
 from persistence_service.models.status import Status
+from persistence_service.models.task import Task
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.testing.faulty_files import FaultyFiles
 from tests.unit.buffer.harness import (
@@ -149,47 +149,22 @@ async def test_big_batches_are_replayed_one_after_the_other_when_memory_is_small
         assert len((await rig.stored())[0]) == 4
 
 
-async def test_a_mistake_of_ours_in_replay_leaves_nobody_waiting(
+async def test_a_batch_that_a_mistake_of_ours_keeps_out_of_replay_stays_journaled_and_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = await left_behind(tmp_path / "journal", 2)
     async with open_rig(image, start=False) as rig:
-        with monkeypatch.context() as patch:
-            patch.setattr(rig.buffer._tasks, "decode", lambda payload: 1 / 0)
-            await rig.start(replay=False)
-            rig.background.append(asyncio.create_task(rig.buffer.replay()))
-            await until(lambda: rig.buffer._replay._failing)
-            with pytest.raises(Replaying):
-                await rig.buffer.flush()
-        rig.timing.advance(60)
-        await until(lambda: not rig.buffer.replaying)
+        decode, calls = rig.buffer._tasks.decode, 0
+
+        def fail_once(payload: bytes) -> list[Task]:
+            nonlocal calls
+            calls += 1
+            return decode(payload) if calls > 1 else [][0]
+
+        monkeypatch.setattr(rig.buffer._tasks, "decode", fail_once)
+        await rig.start()
         await rig.buffer.flush()
-        assert len((await rig.stored())[1]) == 20
-        assert (
-            rig.journal.stats().unstored_items == 10
-        )  # the batch that it failed at stays held: rather twice than never
+        assert len((await rig.stored())[1]) == 10
+        assert rig.buffer.stats().unmerged == 1
+        assert rig.journal.stats().unstored_items == 10
         rig.journal.release(next(iter(rig.journal._held)), 10)
-
-
-async def test_replay_that_stops_at_a_mistake_of_ours_closes_what_it_was_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = await left_behind(tmp_path / "journal", 2)
-    async with open_rig(image, start=False) as rig:
-        kept_alive: list[Any] = []
-        begin = rig.journal.replay
-
-        def replay() -> Any:  # noqa: ANN401  # the journal's iterator, which nobody's garbage collection ends here
-            kept_alive.append(begin())
-            return kept_alive[-1]
-
-        monkeypatch.setattr(rig.journal, "replay", replay)
-        with monkeypatch.context() as patch:
-            patch.setattr(rig.buffer._tasks, "decode", lambda payload: 1 / 0)
-            await rig.start(replay=False)
-            rig.background.append(asyncio.create_task(rig.buffer.replay()))
-            await until(lambda: rig.buffer._replay._failing)
-        rig.timing.advance(60)
-        await until(lambda: not rig.buffer.replaying)
-        await rig.buffer.flush()
-        rig.journal.release(next(iter(rig.journal._held)), 10)  # the batch that it failed at stays held
