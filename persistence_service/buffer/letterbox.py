@@ -105,11 +105,14 @@ class Letterbox:
         """
         self._note_rate()
         attempt = _Attempt()
-        for some in slices(self._choose(), lambda due: due.refused.entry.size, max_items=_AT_ONCE):
-            await self._keep(await self._written_out(some), attempt)
-        if attempt.suspects and not attempt.stored:
-            self._backwards = not self._backwards
-            raise attempt.suspects[0][1]
+        try:
+            for some in slices(self._choose(), lambda due: due.refused.entry.size, max_items=_AT_ONCE):
+                await self._keep(await self._written_out(some), attempt)
+            if attempt.suspects and not attempt.stored:
+                raise attempt.suspects[0][1]
+        except UnclassifiedStorageError:
+            self._backwards = not self._backwards  # many that fail at one end don't hide good ones at the other
+            raise
         for outgoing, _ in attempt.suspects:
             await self._keep_in_file(outgoing)
 
@@ -169,7 +172,6 @@ class Letterbox:
             else:
                 attempt.suspects.append((outgoing[0], exc))
                 if len(attempt.suspects) >= CONVINCING:
-                    self._backwards = not self._backwards
                     raise
             return
         attempt.stored += len(outgoing)

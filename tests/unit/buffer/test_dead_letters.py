@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable
 from math import ceil, log2
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from persistence_service.buffer.dead_letters import read_letter
+from persistence_service.buffer import letterbox
+from persistence_service.buffer.dead_letters import Letter, new_letter, read_letter
 from persistence_service.errors import (
     DataRejected,
     PersistenceError,
@@ -22,6 +24,7 @@ from persistence_service.models.dead_letter import DeadLetter
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task
 from persistence_service.settings import Durability
+from persistence_service.storage.collections import DEAD_LETTERS
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.testing.faulty_backend import When
 from persistence_service.testing.faulty_files import FaultyFiles
@@ -268,10 +271,65 @@ async def test_a_letter_that_neither_backend_nor_disk_takes_leaves_the_record_in
         await until(lambda: len(list(rig.letter_files.all())) == 2)
 
 
+async def test_large_letters_are_written_few_at_once_and_compressed_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+
+    def watched(*args: Any, **options: Any) -> Letter:  # noqa: ANN401  # whatever new_letter takes
+        threads.add(threading.get_ident())
+        return new_letter(*args, **options)
+
+    monkeypatch.setattr(letterbox, "new_letter", watched)
+    async with open_rig(tmp_path) as rig:
+        rig.backend.reject(is_poison)
+        await rig.buffer.accept_sessions([session_request()])
+        for number in range(11):
+            large = task_request(f"bad{number}", column_name="poison", source_text="x" * 1024 * 1024)
+            await rig.buffer.accept_tasks([large])
+        assert (await rig.buffer.flush()).dead_lettered == 11
+        assert max(len(records) for name, records in rig.backend.written if name == DEAD_LETTERS.name) <= 4
+        assert threading.get_ident() not in threads
+
+
 # -------------------------------------------------------------------------------------------- an unknown number
 
 
 UNKNOWN = UnclassifiedStorageError("what?", number=9999)
+
+
+async def test_letters_that_all_fail_for_an_unknown_reason_are_no_files_and_are_written_once_that_is_mended(
+    tmp_path: Path,
+) -> None:
+    async with open_rig(tmp_path, orphan_grace_s=0) as rig:
+        rig.backend.reject(fails_with(UNKNOWN, is_letter))
+        await rig.buffer.accept_tasks(task_requests(300, "nobody"))
+        await rig.pass_time(31)
+        before = rig.backend.transactions
+        await rig.pass_time(31)
+        assert rig.backend.transactions - before <= 10 * ceil(log2(300))
+        assert list(rig.letter_files.all()) == []
+        assert isinstance(rig.flusher.failure, UnclassifiedStorageError)
+        assert rig.journal.stats().unstored_items == 300
+        rig.backend.reject(None)
+        await rig.pass_time(31)
+        assert len(await rig.letters()) == 300
+        assert rig.flusher.failure is None
+
+
+@pytest.mark.parametrize("first", [0, 6], ids=["at the head", "at the end"])
+async def test_a_letter_that_alone_fails_for_an_unknown_reason_is_a_file(tmp_path: Path, first: int) -> None:
+    """However many of them stand together, the others' letters are written."""
+    bad = {f"T{n:05}" for n in range(first, first + 4)}
+    async with open_rig(tmp_path, orphan_grace_s=0) as rig:
+        rig.backend.reject(fails_with(UNKNOWN, lambda record: is_letter(record) and record.record_key in bad))
+        await rig.buffer.accept_tasks(task_requests(10, "nobody"))
+        for _ in range(3):
+            await rig.pass_time(31)
+        assert len(await rig.letters()) == 6
+        files = list(rig.letter_files.all())
+        assert {letter.record_key for letter in files if isinstance(letter, DeadLetter)} == bad
+        assert rig.journal.stats().unstored_items == 0
 
 
 async def test_a_lone_record_that_fails_for_an_unknown_reason_is_lettered_only_if_another_was_stored(
