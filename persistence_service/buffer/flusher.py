@@ -146,7 +146,6 @@ class Flusher:
         self.failure: PersistenceError | None = None
         self.last_flush_us: int | None = None
         self.items_per_s: float | None = None
-        self.on_sessions: Callable[[], None] = lambda: None
 
     # ------------------------------------------------------------------------------------------ asked by others
 
@@ -330,7 +329,6 @@ class Flusher:
         if self._stored_parents:
             self._tasks.adopt(self._stored_parents)
             self._stored_parents.clear()
-            self.on_sessions()
         room, room_bytes = self._waiting.room.aside
         detail = "its session is not known"
         self._tasks.give_up(self._patience_ends_s, room=room, room_bytes=room_bytes, detail=detail)
