@@ -85,11 +85,17 @@ class UnstoredItem(Struct, frozen=True):
     """An item of a batch that is in the journal and not in the database, by its place in the batch."""
 
     index: Number
-    reason: Annotated[str, _one_of("unknown_session", "task_id_conflict", "data_rejected", "storage_unavailable")]
+    reason: Annotated[
+        str, _one_of("unknown_session", "task_id_conflict", "data_rejected", "storage_unavailable", "session_deleted")
+    ]
 
 
 class BatchAccepted(Struct, frozen=True, omit_defaults=True):
-    """The answer to a batch: `count` items were received, and are as safe as `durability` says."""
+    """The answer to a batch: `count` items were received, and are as safe as `durability` says.
+
+    With `ack=storage` the items that are not stored are listed: those that wait, those that are dead letters, and those that
+    were `dropped`, since their session was deleted and they are not newer.
+    """
 
     status: Annotated[str, _one_of("accepted")]
     count: Annotated[int, Meta(ge=0, description="items received")]
@@ -97,6 +103,7 @@ class BatchAccepted(Struct, frozen=True, omit_defaults=True):
     durability: Annotated[str, _one_of("memory", "journal", "storage")]
     waiting: list[UnstoredItem] = []
     dead_lettered: list[UnstoredItem] = []
+    dropped: list[UnstoredItem] = []
 
 
 class FlushDone(Struct, frozen=True):

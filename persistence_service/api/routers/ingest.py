@@ -82,5 +82,6 @@ def _accepted(receipt: Receipt) -> Response:
         durability=receipt.durability.value,
         waiting=[item for place, item in unstored if place is Place.WAITING],
         dead_lettered=[item for place, item in unstored if place is Place.DEAD_LETTER],
+        dropped=[item for place, item in unstored if place is Place.DROPPED],
     )
     return json_response(answer, status=202 if receipt.not_stored else 200)
