@@ -216,7 +216,7 @@ BY_TYPE: dict[Any, msgspec.Struct | msgspec.Raw] = {
         version=__version__,
     ),
     Liveness: Liveness("ready"),
-    SessionDeleted: SessionDeleted("deleted", _SESSION_ID),
+    SessionDeleted: SessionDeleted("deleted", _SESSION_ID, deleted_up_to=_ACCEPTED),
     CleanupDone: CleanupDone(deleted_sessions=3, deleted_tasks=3410, dry_run=False),
     RecordAsSent: _RECORD,
     DeadLetterList: DeadLetterList(

@@ -3,6 +3,7 @@
 from persistence_service.client.client import Ack, PersistenceClient
 from persistence_service.client.errors import GaveUp, ServiceUnreachable, UnexpectedAnswer
 from persistence_service.client.http import ClientStats
+from persistence_service.models.administration_answers import SessionDeleted
 from persistence_service.models.answers import (
     BatchAccepted,
     FlushDone,
@@ -30,6 +31,7 @@ __all__ = [
     "PersistenceClient",
     "RestoredSession",
     "ServiceUnreachable",
+    "SessionDeleted",
     "SessionRequest",
     "SessionView",
     "Status",

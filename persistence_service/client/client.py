@@ -15,9 +15,10 @@ from persistence_service.client.batches import DURABILITIES, Kind, encoded, indi
 from persistence_service.client.errors import UnexpectedAnswer, error_from
 from persistence_service.client.http import ClientStats, Reply, Requests, open_http
 from persistence_service.client.paths import BASE_PATH, session_segment, task_segment
-from persistence_service.client.retry import Backoff
+from persistence_service.client.retry import Backoff, answered_at
 from persistence_service.client.timing import EventClock, SystemTiming, Timing
 from persistence_service.errors import SessionNotFound
+from persistence_service.models.administration_answers import SessionDeleted
 from persistence_service.models.answers import (
     BatchAccepted,
     FlushDone,
@@ -31,12 +32,14 @@ from persistence_service.models.answers import (
 from persistence_service.models.session import SessionRequest
 from persistence_service.models.status import Status
 from persistence_service.models.task import TaskRequest
+from persistence_service.models.times import to_micros
 
 Ack = Literal["memory", "journal", "storage"]
 T = TypeVar("T")
 Record = TypeVar("Record", SessionRequest, TaskRequest)
 
 _PAGE_SIZE = "100"
+_SECOND_US = 1_000_000
 
 
 class PersistenceClient:
@@ -151,10 +154,11 @@ class PersistenceClient:
         """Have everything that was accepted before this call written to the database."""
         return await self._call(FlushDone, "POST", "/flush")
 
-    async def delete_session(self, session_id: str) -> None:
+    async def delete_session(self, session_id: str) -> SessionDeleted | None:
         """Delete a session and its tasks, wherever they wait.
 
-        Where an attempt's outcome stayed unknown, the next one finding no session is success.
+        Its records up to the answer's `deleted_up_to` stay deleted; the event times that this client gives from now on are
+        later. None: an attempt of unknown outcome has done it, so that the next found no session.
 
         Raises:
             SessionNotFound: there is none.
@@ -162,10 +166,16 @@ class PersistenceClient:
         url = f"{self._base}/sessions/{session_segment(session_id)}"
         reply = await self._requests.send("DELETE", url)
         try:
-            _checked(reply, session_id)
+            deleted = _decoded(SessionDeleted, reply, session_id)
         except SessionNotFound:
             if not reply.maybe_done_before:
                 raise
+            answered = answered_at(reply.response.headers)
+            if answered is not None:  # the service's clock, in whole seconds, after the deletion
+                self._clock.go_past(to_micros(answered) + _SECOND_US)
+            return None
+        self._clock.go_past(to_micros(deleted.deleted_up_to))
+        return deleted
 
     # --------------------------------------------------------------------------------------------------- read
 
@@ -261,17 +271,16 @@ class PersistenceClient:
         reply = await self._requests.send(
             method, self._base + path, parameters=parameters, body=body, compress=compress
         )
-        content = _checked(reply, record_id, accepted)
-        try:
-            return msgspec.json.decode(content, type=answer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise error_from(reply.response) from None
+        return _decoded(answer, reply, record_id, accepted)
 
 
-def _checked(reply: Reply, record_id: str, accepted: Sequence[int] = (HTTPStatus.OK,)) -> bytes:
+def _decoded(answer: type[T], reply: Reply, record_id: str, accepted: Sequence[int] = (HTTPStatus.OK,)) -> T:
     if reply.response.status_code not in accepted:
         raise error_from(reply.response, record_id=record_id)
-    return reply.response.content
+    try:
+        return msgspec.json.decode(reply.response.content, type=answer)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise error_from(reply.response) from None
 
 
 def _given(**parameters: str | float | bool | None) -> dict[str, str]:

@@ -58,8 +58,13 @@ def retry_after_s(headers: httpx.Headers, now_us: int) -> float | None:
     until = _http_date(text)
     if until is None:
         return None
-    now = _http_date(headers.get("date", "")) or from_micros(now_us)
+    now = answered_at(headers) or from_micros(now_us)
     return min(max(0.0, (until - now).total_seconds()), _LONGEST_RETRY_AFTER_S)
+
+
+def answered_at(headers: httpx.Headers) -> datetime | None:
+    """The whole second of the service's clock at which it answered, None if it does not say."""
+    return _http_date(headers.get("date", ""))
 
 
 def _http_date(text: str) -> datetime | None:

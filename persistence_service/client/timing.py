@@ -54,6 +54,10 @@ class EventClock:
         self._wall_us = wall_us
         self._last_us = 0
 
+    def go_past(self, time_us: int) -> None:
+        """All further event times are later than `time_us`."""
+        self._last_us = max(self._last_us, time_us)
+
     def next(self) -> str:
         """The next event time, as records hold it; as texts they increase too."""
         self._last_us = max(self._wall_us(), self._last_us + 1)

@@ -23,10 +23,11 @@ RecordAsSent = Annotated[
 
 
 class SessionDeleted(Struct, frozen=True):
-    """The session and its tasks are gone."""
+    """The session and its tasks are gone. Records of it up to that time stay deleted; begin anew with later event times."""
 
     status: Annotated[str, Meta(extra_json_schema={"enum": ["deleted"]})]
     session_id: str
+    deleted_up_to: Time
 
 
 class CleanupDone(Struct, frozen=True):

@@ -56,8 +56,10 @@ class DeletionService:
         self._backoff = backoff or Backoff()
         self._interrupted = asyncio.Event()
 
-    async def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str) -> datetime:
         """Delete the session and its tasks, stored and buffered; returns when their rows are gone.
+
+        The answer is the event time up to which its records stay deleted, whenever they arrive.
 
         Raises:
             SessionNotFound: there is no such session, or it is deleted and all of it is gone.
@@ -73,6 +75,7 @@ class DeletionService:
             async with self._backend.transaction() as transaction:
                 tombstone = await self._mark(transaction, session_id, up_to, buffered)
             await self.remove(tombstone)
+        return tombstone.deleted_up_to
 
     async def _mark(
         self, transaction: Transaction, session_id: str, up_to: datetime, buffered: Session | None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from persistence_service.buffer.letter_files import DIRECTORY_NAME
 from persistence_service.errors import StorageUnavailable
+from persistence_service.models.times import format_time, from_micros, parse_time
 from persistence_service.testing.faulty_backend import FaultyBackend
 from tests.api.conftest import BASE, Api, Json, a_session, a_task, assert_error
 
@@ -49,7 +52,10 @@ async def test_a_session_is_deleted_with_its_tasks(api: Api) -> None:
     await api.store([a_session("s1"), a_session("s2")], [a_task("t1", "s1"), a_task("t2", "s2")])
     await api.keep([a_session("s1", status="completed")], [a_task("t3", "s1")])
     response = await delete(api, "/sessions/s1")
-    assert (response.status_code, response.json()) == (200, {"status": "deleted", "session_id": "s1"})
+    assert response.status_code == 200
+    deleted_up_to = response.json().pop("deleted_up_to")
+    assert response.json() == {"status": "deleted", "session_id": "s1", "deleted_up_to": deleted_up_to}
+    assert deleted_up_to.endswith("Z")
     for path in ("/sessions/s1", "/sessions/s1/tasks"):
         assert_error(await api.get(path), 404, "SESSION_NOT_FOUND")
     for task_id in ("t1", "t3"):
@@ -65,7 +71,18 @@ async def test_every_id_can_be_deleted(api: Api, session_id: str) -> None:
     name = {"a%2Bb": "a+b", "%E8%AA%9E": "語", "q%3F%23%25": "q?#%"}.get(session_id, session_id)
     await api.keep([a_session(name)])
     response = await api.client.delete(f"{BASE}/sessions/{session_id}")
-    assert response.json() == {"status": "deleted", "session_id": name}
+    assert (response.json()["status"], response.json()["session_id"]) == ("deleted", name)
+
+
+async def test_a_delete_tells_up_to_when_records_stay_deleted_and_what_is_newer_begins_anew(api: Api) -> None:
+    ahead = from_micros(time.time_ns() // 1000) + timedelta(seconds=100)
+    await api.store([a_session("s1", event_time=format_time(ahead))])
+    deleted_up_to = (await delete(api, "/sessions/s1")).json()["deleted_up_to"]
+    assert parse_time(deleted_up_to) == ahead
+    await api.store([a_session("s1", event_time=deleted_up_to)])
+    assert_error(await api.get("/sessions/s1"), 404, "SESSION_NOT_FOUND")
+    await api.store([a_session("s1", event_time=format_time(ahead + timedelta(microseconds=1)))])
+    assert (await api.get("/sessions/s1")).status_code == 200
 
 
 async def test_a_delete_without_the_database_is_503(api: Api) -> None:

@@ -55,11 +55,11 @@ async def delete_session(
 ) -> Response:
     """Delete a session with its tasks, buffered ones too.
 
-    What arrives later of it with an event time up to the deletion is dropped; a newer session of this id begins anew. After a
-    503 or a broken connection the outcome is open; ask again. What was begun is completed.
+    Its records with an event time up to `deleted_up_to` stay deleted, whenever they arrive; begin anew with later event times.
+    After a 503 or a broken connection the outcome is open; ask again. What was begun is completed.
     """
-    await services.deletion.delete(session_id)
-    return json_response(SessionDeleted("deleted", session_id))
+    deleted_up_to = await services.deletion.delete(session_id)
+    return json_response(SessionDeleted("deleted", session_id, deleted_up_to))
 
 
 @router.post("/sessions/cleanup")

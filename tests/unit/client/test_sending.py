@@ -28,6 +28,7 @@ from persistence_service.errors import (
     Unavailable,
     ValidationFailed,
 )
+from persistence_service.models.times import format_time
 from tests.unit.client.network import (
     WALL_US,
     Network,
@@ -366,7 +367,7 @@ async def test_requests_carry_the_key() -> None:
 async def test_a_delete_whose_first_outcome_was_unknown_is_done_when_the_session_is_gone() -> None:
     network = Network.of(fail(httpx.ReadTimeout), refuse(404, "SESSION_NOT_FOUND"))
     async with network.client() as client:
-        await client.delete_session("s 1")
+        assert await client.delete_session("s 1") is None
     assert [(request.method, request.url.raw_path) for request in network.requests] == [
         ("DELETE", b"/api/v1/translation/sessions/s%201")
     ] * 2
@@ -379,6 +380,26 @@ async def test_a_delete_that_never_arrived_before_tells_that_there_is_no_session
         with pytest.raises(SessionNotFound) as caught:
             await client.delete_session("s1")
     assert caught.value.session_id == "s1"
+
+
+async def test_after_a_delete_the_client_s_event_times_are_later_than_what_stays_deleted() -> None:
+    deleted = {"status": "deleted", "session_id": "s1", "deleted_up_to": "2026-01-31T12:00:00.500000Z"}
+    network = Network.of(answer(200, deleted))  # by a service whose clock is half a second ahead
+    async with network.client() as client:
+        answered = await client.delete_session("s1")
+        assert answered is not None
+        assert format_time(answered.deleted_up_to) == deleted["deleted_up_to"]
+        assert client.event_time() == "2026-01-31T12:00:00.500001Z"
+        network.timing.advance(1)
+        assert client.event_time() == "2026-01-31T12:00:01.000000Z"
+
+
+async def test_where_the_time_of_a_deletion_is_not_told_event_times_pass_the_service_s_clock() -> None:
+    gone = refuse(404, "SESSION_NOT_FOUND", date="Sat, 31 Jan 2026 12:00:07 GMT")
+    network = Network.of(fail(httpx.ReadTimeout), gone)
+    async with network.client() as client:
+        assert await client.delete_session("s1") is None
+        assert client.event_time() == "2026-01-31T12:00:08.000001Z"
 
 
 @pytest.mark.parametrize("record_id", ["", ".", "..", "a/tasks", " a", "a\x00", "a" * 37, "\ud83d"])
