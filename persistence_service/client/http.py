@@ -14,7 +14,7 @@ from persistence_service import __version__
 from persistence_service.client.errors import GaveUp, ServiceUnreachable, error_from, unreachable
 from persistence_service.client.retry import Backoff, is_passing, retry_after_s
 from persistence_service.client.timing import Timing
-from persistence_service.errors import PersistenceError
+from persistence_service.errors import PersistenceError, StorageUnavailable
 
 _log = logging.getLogger(__name__)
 # Reading waits longer than the service does for `ack=storage`.
@@ -22,6 +22,7 @@ _TIMEOUT = httpx.Timeout(connect=5, write=30, read=60, pool=None)
 # Not worth repeating: the address or the request is wrong, and will be.
 _FINAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _GZIP_LEVEL = 1
+_LOST_BEHIND_A_PROXY = frozenset({502, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class ClientStats:
 class Reply:
     """The first answer that is not a passing failure.
 
-    `maybe_done_before`: an earlier attempt may have taken effect already.
+    `maybe_done_before`: an earlier attempt may have taken effect already. Not so where all were refused before they began.
     """
 
     response: httpx.Response
@@ -121,7 +122,7 @@ class Requests:
                     return Reply(response, maybe_done)
                 wanted_s = retry_after_s(response.headers, self._timing.wall_us())
                 failure = error_from(response, retry_after_s=wanted_s)
-                maybe_done = True
+                maybe_done = maybe_done or _may_have_begun(response.status_code, failure)
             delay_s = self._backoff.delay_s(attempts, wanted_s, self._random)
             left_s = self._left_s(deadline)
             if left_s is not None and delay_s >= left_s:
@@ -140,6 +141,11 @@ class Requests:
             raise
         except httpx.RequestError as exc:
             raise unreachable(exc) from exc
+
+
+def _may_have_begun(status: int, failure: PersistenceError) -> bool:
+    """Whether a passing failure may have come after the request took effect."""
+    return status in _LOST_BEHIND_A_PROXY or isinstance(failure, StorageUnavailable)
 
 
 def open_http(

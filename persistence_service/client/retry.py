@@ -15,7 +15,7 @@ import httpx
 
 from persistence_service.models.times import from_micros
 
-# What a service, or a proxy before it, answers for a while: each may be sent again, and may have taken effect.
+# What a service, or a proxy before it, answers for a while: each may be sent again, and some may have taken effect.
 _PASSING = frozenset({408, 429, 502, 503, 504})
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 # A date far ahead (a wrong clock) must not stop a worker for good.

@@ -32,6 +32,7 @@ from persistence_service.models.times import format_time
 from tests.unit.client.network import (
     WALL_US,
     Network,
+    Step,
     accept,
     answer,
     event_times,
@@ -364,18 +365,39 @@ async def test_requests_carry_the_key() -> None:
 # ----------------------------------------------------------------------------------------------------------- delete
 
 
-async def test_a_delete_whose_first_outcome_was_unknown_is_done_when_the_session_is_gone() -> None:
-    network = Network.of(fail(httpx.ReadTimeout), refuse(404, "SESSION_NOT_FOUND"))
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        fail(httpx.ReadTimeout),
+        fail(httpx.RemoteProtocolError),
+        answer(502),
+        answer(504),
+        refuse(503, "STORAGE_UNAVAILABLE"),
+        refuse(503, "QUERY_TIMEOUT"),
+    ],
+)
+async def test_a_delete_whose_first_outcome_was_unknown_is_done_when_the_session_is_gone(unknown: Step) -> None:
+    network = Network.of(unknown, refuse(503, "JOURNAL_REPLAYING"), refuse(404, "SESSION_NOT_FOUND"))
     async with network.client() as client:
         assert await client.delete_session("s 1") is None
     assert [(request.method, request.url.raw_path) for request in network.requests] == [
         ("DELETE", b"/api/v1/translation/sessions/s%201")
-    ] * 2
+    ] * 3
 
 
-@pytest.mark.parametrize("before", [[], [fail(httpx.ConnectError)]])
-async def test_a_delete_that_never_arrived_before_tells_that_there_is_no_session(before: list[object]) -> None:
-    network = Network([*before, refuse(404, "SESSION_NOT_FOUND")])  # type: ignore[list-item]  # steps of a script
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [fail(httpx.ConnectError)],
+        [fail(httpx.ConnectTimeout)],
+        [refuse(503, "JOURNAL_REPLAYING")],
+        [refuse(503, "MEMORY_LIMIT"), answer(429)],
+        [answer(408)],
+    ],
+)
+async def test_a_delete_that_never_began_before_tells_that_there_is_no_session(before: list[Step]) -> None:
+    network = Network([*before, refuse(404, "SESSION_NOT_FOUND")])
     async with network.client() as client:
         with pytest.raises(SessionNotFound) as caught:
             await client.delete_session("s1")
