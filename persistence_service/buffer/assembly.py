@@ -91,7 +91,6 @@ def build_buffer(
         set_aside=SetAside(
             journal=journal,
             intakes=intakes,
-            letterbox=letterbox,
             spill=spill,
             room=room,
             tickets=tickets,

@@ -1,4 +1,4 @@
-"""Records that the database refuses faster than they may become dead letters: they wait in the journal, tried now and then."""
+"""Refused records that can't be dead letters now, or not so fast: they wait in the journal alone, tried now and then."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, Final
 
 from persistence_service.buffer.buffer import Place, Refused, Tickets
 from persistence_service.buffer.intake import Intake
-from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.room import Room
-from persistence_service.buffer.slices import slices
+from persistence_service.buffer.slices import SLICE_BYTES, slices
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
 from persistence_service.buffer.timing import Timing
 from persistence_service.journal.journal import Journal
@@ -22,10 +21,10 @@ _GROUP: Final = 100
 
 
 class SetAside:
-    """Keeps in the journal alone what was refused and is no dead letter, in groups, each tried as a whole.
+    """Keeps in the journal alone what was refused and is no dead letter, in groups.
 
-    Appended there anew, the records hold no old segment any more. A group is tried every minute, and the next at once when
-    nothing of it was refused again.
+    Appended there anew, the records hold no old segment any more. Some groups are tried every minute, and the next ones at
+    once when nothing was set aside again.
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class SetAside:
         *,
         journal: Journal,
         intakes: Mapping[int, Intake[Any]],
-        letterbox: Letterbox,
         spill: SpillQueue,
         room: Room,
         tickets: Tickets,
@@ -41,27 +39,22 @@ class SetAside:
     ) -> None:
         self._journal = journal
         self._intakes = intakes
-        self._letterbox = letterbox
         self._spill = spill
         self._room = room
         self._tickets = tickets
         self._timing = timing
         self._tried_s = timing.monotonic()
-        self._refused_before = 0
         self._appended = 0
+        self._appended_before = 0
         self.queue = SpillQueue()
 
     @property
     def due_in_s(self) -> float | None:
-        """Seconds until a group should be tried, None when there is none."""
+        """Seconds until some should be tried, None when there are none."""
         if not self.queue:
             return None
-        went_well = self._refusals == self._refused_before
+        went_well = self._appended == self._appended_before
         return 0.0 if went_well else self._tried_s + RETRY_S - self._timing.monotonic()
-
-    @property
-    def _refusals(self) -> int:
-        return self._letterbox.total + self._appended
 
     async def take_over(self) -> None:
         """Move what is still refused to the end of the journal.
@@ -94,26 +87,39 @@ class SetAside:
         self._appended += len(group)
 
     async def try_again(self) -> None:
-        """Let the oldest group wait for a chunk once more, behind all others, unless these are too many.
+        """Let the oldest groups wait for a chunk once more, behind all others, unless these are too many.
 
         Raises:
-            JournalUnavailable: it can't be read now.
+            JournalUnavailable: they can't be read now.
         """
-        batch = self.queue.oldest
-        if batch is None or self._is_crowded():
+        if self._is_crowded():
             return
-        intake = self._intakes[batch.kind]
-        (payload,) = await self._journal.read_many([batch.position])
+        batches = self._oldest()
+        payloads = await self._journal.read_many([batch.position for batch in batches])
         if self._is_crowded():
             return
         self._tried_s = self._timing.monotonic()
-        self._refused_before = self._refusals
-        if isinstance(payload, bytes):
-            again = replace(batch, ticket=self._tickets.next())
-            intake.merge(intake.decode(payload), intake.sizes(payload), again)
-        else:
-            self._journal.give_up(batch.position, batch.items)
-        self.queue.drop_first()
+        self._appended_before = self._appended
+        for batch, payload in zip(batches, payloads, strict=True):
+            if isinstance(payload, bytes):
+                intake = self._intakes[batch.kind]
+                again = replace(batch, ticket=self._tickets.next())
+                intake.merge(intake.decode(payload), intake.sizes(payload), again)
+            else:
+                self._journal.give_up(batch.position, batch.items)
+            self.queue.drop_first()
+
+    def _oldest(self) -> list[SpilledBatch]:
+        """The oldest groups, as many as one could hold, one at least."""
+        chosen: list[SpilledBatch] = []
+        records = size = 0
+        for batch in self.queue.first(_GROUP):
+            records += batch.items
+            size += batch.position.length
+            if chosen and (records > _GROUP or size > SLICE_BYTES):
+                break
+            chosen.append(batch)
+        return chosen
 
     def _is_crowded(self) -> bool:
         """Whether what is new waits on disk, or fills the memory."""

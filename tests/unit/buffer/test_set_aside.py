@@ -104,6 +104,30 @@ async def test_once_the_database_takes_them_all_groups_are_stored_quickly(tmp_pa
         assert not rig.buffer.stats().dead_lettering_stopped
 
 
+async def test_many_small_groups_are_no_slower_than_one(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_dead_letters=10) as rig:
+        rig.backend.reject(is_poison)
+        await rig.buffer.accept_sessions([session_request()])
+        for number in range(50):
+            await rig.buffer.accept_tasks(poisoned(1, f"bad{number}-"))
+            await rig.buffer.flush()
+        assert rig.buffer.stats().set_aside == 40
+        for _ in range(5):
+            await rig.pass_time(61)
+        assert len(await rig.letters()) == 50
+        assert rig.buffer.stats().total_count == 0
+
+
+async def test_that_some_became_dead_letters_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_dead_letters=200) as rig:
+        await flood(rig, 500)
+        await rig.buffer.flush()
+        assert rig.buffer.stats().set_aside == 300
+        await rig.pass_time(61)
+        await rig.pass_time(1)
+        assert len(await rig.letters()) == 400
+
+
 async def test_memory_is_bounded_in_a_flood(tmp_path: Path) -> None:
     bounds = MemoryBounds(records=500, size_bytes=8 * KIB * KIB)
     async with open_rig(tmp_path, max_dead_letters=10, bounds=bounds, size=250) as rig:
