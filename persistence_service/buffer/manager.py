@@ -7,7 +7,7 @@ after; only this order. What was journaled is taken in even if the one who sent 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,9 +43,11 @@ from persistence_service.models.times import from_micros
 from persistence_service.settings import Durability
 
 R = TypeVar("R", bound=msgspec.Struct)
+Q = TypeVar("Q", bound=msgspec.Struct)
 _log = structlog.get_logger(__name__)
 
 _UNKNOWN_WAIT_S = 5.0
+_MANY = 1_000  # records: so many take some 15 ms to check
 _SHORTEST_WAIT_S = 0.1
 
 
@@ -149,12 +151,25 @@ class BufferManager:
             BufferFull, JournalFull, JournalUnavailable, ShuttingDown: the outcome is open; send the batch again, which is safe.
         """
         acceptance = self._stamp(len(requests))
-        return await self._keep(self._sessions, accept_sessions(requests, acceptance, self._limits), acceptance, ack)
+        records = await self._accepted(accept_sessions, requests, acceptance)
+        return await self._keep(self._sessions, records, acceptance, ack)
 
     async def accept_tasks(self, requests: Sequence[TaskRequest], ack: Durability | None = None) -> Receipt:
         """Keep a batch of tasks; as `accept_sessions` does."""
         acceptance = self._stamp(len(requests))
-        return await self._keep(self._tasks, accept_tasks(requests, acceptance, self._limits), acceptance, ack)
+        records = await self._accepted(accept_tasks, requests, acceptance)
+        return await self._keep(self._tasks, records, acceptance, ack)
+
+    async def _accepted(
+        self,
+        accept: Callable[[Sequence[Q], Acceptance, Limits], list[R]],
+        requests: Sequence[Q],
+        acceptance: Acceptance,
+    ) -> list[R]:
+        """The records of a batch; a large one is checked beside the loop, so that others have their turn."""
+        if len(requests) > _MANY:
+            return await asyncio.to_thread(accept, requests, acceptance, self._limits)
+        return accept(requests, acceptance, self._limits)
 
     def _stamp(self, count: int) -> Acceptance:
         return Acceptance(stamp_us=self._clock.reserve(max(count, 1)), now_us=self._timing.wall_us())

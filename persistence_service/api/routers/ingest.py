@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,13 +17,16 @@ from persistence_service.api.dependencies import IntakeParameters, NoParameters,
 from persistence_service.api.openapi import BODY, ROOM, documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
+from persistence_service.bootstrap import Services
 from persistence_service.buffer.buffer import Place
 from persistence_service.buffer.manager import Receipt
 from persistence_service.errors import StorageUnavailable, ValidationFailed
 from persistence_service.models.answers import BatchAccepted, FlushDone, UnstoredItem
-from persistence_service.models.requests import SESSION_PARSER, TASK_PARSER, SessionBatch, TaskBatch
+from persistence_service.models.requests import SESSION_PARSER, TASK_PARSER, BatchParser, SessionBatch, TaskBatch
 
 router = APIRouter(prefix=BASE_PATH, tags=["write"], dependencies=[Depends(well_formed)])
+Item = TypeVar("Item", bound=msgspec.Struct)
+_LARGE_BYTES = 512 * 1024
 _INTAKE = (*BODY, ValidationFailed, *ROOM)
 
 
@@ -34,7 +40,7 @@ async def keep_sessions(
     One item that is not valid and nothing of the batch is kept; the answer names each bad item. Items of one id are merged.
     """
     body = await read_json_body(request, services.limits.max_body_bytes)
-    requests = SESSION_PARSER.parse(body, services.limits, services.timing.wall_us())
+    requests = await _parsed(SESSION_PARSER, body, services)
     return _accepted(await services.buffer.accept_sessions(requests, parameters.ack))
 
 
@@ -48,7 +54,7 @@ async def keep_tasks(
     One item that is not valid and nothing of the batch is kept; the answer names each bad item. Items of one id are merged.
     """
     body = await read_json_body(request, services.limits.max_body_bytes)
-    requests = TASK_PARSER.parse(body, services.limits, services.timing.wall_us())
+    requests = await _parsed(TASK_PARSER, body, services)
     return _accepted(await services.buffer.accept_tasks(requests, parameters.ack))
 
 
@@ -71,6 +77,12 @@ async def flush(services: ServicesDep, _: Annotated[NoParameters, Query()]) -> R
             dead_lettered=report.dead_lettered,
         )
     )
+
+
+async def _parsed(parser: BatchParser[Item], body: bytes, services: Services) -> list[Item]:
+    """The items of `body`; a large one is parsed beside the loop, so that others are answered meanwhile."""
+    parse = partial(parser.parse, body, services.limits, services.timing.wall_us())
+    return await asyncio.to_thread(parse) if len(body) > _LARGE_BYTES else parse()
 
 
 def _accepted(receipt: Receipt) -> Response:
