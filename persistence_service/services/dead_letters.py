@@ -244,8 +244,7 @@ class DeadLetterService:
             if mend is _as_it_is:
                 await self._note(letter, outcome, in_file=in_file is not None)
             return outcome
-        if in_file is not None:
-            await asyncio.to_thread(self._files.remove, letter_id)
+        await asyncio.to_thread(self._files.remove, letter_id)  # one letter may lie in both places
         if outcome.status is ReplayStatus.DROPPED:
             self._metrics.dropped(letter.letter.collection, 1)
         return outcome

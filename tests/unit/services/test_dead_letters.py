@@ -224,6 +224,17 @@ async def test_a_letter_in_both_places_is_discarded_in_both(rig: Rig) -> None:
 # ----------------------------------------------------------------------------------------------------------- replay
 
 
+@pytest.mark.parametrize("is_corrected", [False, True])
+async def test_a_letter_in_both_places_is_gone_from_both_when_it_is_stored(rig: Rig, is_corrected: bool) -> None:
+    await rig.write([session_record()])
+    letter = letter_of(task_record())
+    await put(rig, letter)
+    rig.files.write(letter)
+    body = corrected(letter.record, source_text="mended") if is_corrected else None
+    assert await rig.letters.replay(letter.letter.letter_id, body) == REPLAYED
+    assert await left(rig) == []
+
+
 async def test_a_replayed_record_is_stored_as_it_was_accepted_and_its_letter_is_gone(rig: Rig, place: str) -> None:
     await rig.write([session_record()])
     record = task_record(event_time=at(3), created_at=at(4), updated_at=at(4), target_text="x", status=Status.COMPLETED)
