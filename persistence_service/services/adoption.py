@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
 from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.timing import Timing
-from persistence_service.errors import DeadLetterDamaged, DeadLetterNotFound, PersistenceError
+from persistence_service.errors import (
+    DeadLetterDamaged,
+    DeadLetterNotFound,
+    PersistenceError,
+    StorageUnavailable,
+    UnclassifiedStorageError,
+)
 from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason
 from persistence_service.services.dead_letters import DeadLetterService, LetterFilter, ReplayStatus
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS
-from persistence_service.storage.query import OneOf, Query, Sort
+from persistence_service.storage.query import Query, Sort
 from persistence_service.storage.registry import StorageRegistry
 
 _log = structlog.get_logger(__name__)
@@ -34,25 +40,27 @@ class OrphanAdoption:
         self._timing = timing
         self._backoff = backoff or Backoff(first_s=1)
 
-    async def adopt(self, session_ids: Iterable[str] | None = None) -> int:
-        """Replay the letters of orphans of these sessions or all, where the session is stored; returns how many it stored.
+    async def adopt(self) -> int:
+        """Replay the letters of orphans whose session is stored; returns how many it stored.
 
         Raises:
             StorageUnavailable: the backend is away; the rest is adopted the next time.
         """
         adopted = 0
-        async for letter in self._adoptable(None if session_ids is None else sorted(set(session_ids))):
+        async for letter in self._adoptable():
             try:
                 outcome = await self._letters.replay(letter.letter_id)
             except (DeadLetterNotFound, DeadLetterDamaged):
                 continue  # gone, or a person sees to it
+            except StorageUnavailable as exc:
+                if isinstance(exc.__cause__, UnclassifiedStorageError):
+                    continue  # perhaps it is about this letter alone, which is tried again the next time
+                raise
             adopted += outcome.status is ReplayStatus.REPLAYED
         return adopted
 
-    async def _adoptable(self, session_ids: Sequence[str] | None) -> AsyncIterator[DeadLetter]:
+    async def _adoptable(self) -> AsyncIterator[DeadLetter]:
         where = _ORPHANS.conditions()
-        if session_ids is not None:
-            where.append(OneOf("session_id", session_ids))
         after: tuple[str, str] | None = None
         order = (Sort("session_id"), Sort(DEAD_LETTERS.key))
         while True:
@@ -69,7 +77,7 @@ class OrphanAdoption:
         in_files, _ = await self._letters.in_files(_ORPHANS)
         stored = await self._stored(in_files)
         for letter in in_files:
-            if letter.session_id in stored and (session_ids is None or letter.session_id in session_ids):
+            if letter.session_id in stored:
                 yield letter
 
     async def _stored(self, letters: Sequence[DeadLetter]) -> set[str]:

@@ -26,6 +26,7 @@ from persistence_service.errors import (
     DataRejected,
     DeadLetterDamaged,
     DeadLetterNotFound,
+    StorageUnavailable,
     UnclassifiedStorageError,
 )
 from persistence_service.models.correction import accept_correction
@@ -213,12 +214,17 @@ class DeadLetterService:
         Raises:
             DeadLetterNotFound, DeadLetterDamaged: there is none, or its record can't be read.
             MalformedBody, ValidationFailed: what is wrong with `corrected`.
-            StorageUnavailable: the backend is away; asking again is safe.
+            StorageUnavailable: the backend is away, or failed in a way that this version does not know, which says nothing
+                about the record; the letter is as it was. Asking again is safe.
         """
-        if corrected is None:
-            return await self._replay(letter_id, _as_it_is)
-        mend = partial(accept_correction, corrected, limits=self._limits, now_us=self._timing.wall_us())
-        return await self._replay(letter_id, mend)
+        mend = _as_it_is
+        if corrected is not None:
+            mend = partial(accept_correction, corrected, limits=self._limits, now_us=self._timing.wall_us())
+        try:
+            return await self._replay(letter_id, mend)
+        except UnclassifiedStorageError as exc:
+            detail = f"the database failed with an error that this version does not know: {exc.number}"
+            raise StorageUnavailable(detail, number=exc.number) from exc
 
     async def _replay(self, letter_id: str, mend: Mend) -> Replay:
         in_file: Letter | None = None
@@ -236,7 +242,7 @@ class DeadLetterService:
                 outcome = await _write(transaction, letter.letter.collection, record)
                 if outcome.status is not ReplayStatus.STILL_REFUSED:
                     await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
-        except (DataRejected, UnclassifiedStorageError) as exc:
+        except DataRejected as exc:
             if letter is None:
                 raise
             outcome = _refusal(exc)
@@ -288,6 +294,9 @@ class DeadLetterService:
             except DeadLetterDamaged as exc:
                 _log.error("dead_letter.damaged", letter_id=exc.letter_id, detail=exc.detail)
                 counts.count(Replay(ReplayStatus.STILL_REFUSED))
+            except UnclassifiedStorageError as exc:  # perhaps it is about this letter alone
+                _log.warning("dead_letter.not_replayed", letter_id=letter.letter_id, number=exc.number)
+                counts.count(Replay(ReplayStatus.STILL_REFUSED))
         return counts
 
     async def _matching(self, which: LetterFilter) -> AsyncIterator[DeadLetter]:
@@ -328,12 +337,14 @@ async def _write(transaction: Transaction, collection: str, record: Session | Ta
     return Replay(ReplayStatus.DROPPED if written.dropped else ReplayStatus.REPLAYED)
 
 
-def _refusal(error: DataRejected | UnclassifiedStorageError) -> Replay:
-    column = error.column if isinstance(error, DataRejected) else None
-    known = [f"error {error.number}" if error.number is not None else "", f"column {column}" if column else ""]
+def _refusal(error: DataRejected) -> Replay:
+    known = [
+        f"error {error.number}" if error.number is not None else "",
+        f"column {error.column}" if error.column else "",
+    ]
     told = ", ".join(filter(None, known))
     detail = f"the database refuses it ({told})" if told else "the database refuses it"
-    return Replay(ReplayStatus.STILL_REFUSED, DeadLetterReason.DATA_REJECTED, detail, error.number, column)
+    return Replay(ReplayStatus.STILL_REFUSED, DeadLetterReason.DATA_REJECTED, detail, error.number, error.column)
 
 
 def _record_of(letter: Letter) -> Session | Task:

@@ -307,7 +307,6 @@ async def test_a_conflict_stays_one(rig: Rig, place: str) -> None:
             "the database refuses it (error 1406, column context)",
         ),
         (DataRejected("driver's words"), "the database refuses it"),
-        (UnclassifiedStorageError("driver's words", number=9999), "the database refuses it (error 9999)"),
     ],
 )
 async def test_what_the_database_refuses_again_is_told_in_our_words(
@@ -324,6 +323,32 @@ async def test_what_the_database_refuses_again_is_told_in_our_words(
     assert kept.detail == detail
     assert await rig.stored() == (["session-1"], [])
     assert await rig.letters.replay(letter.letter.letter_id) == REPLAYED
+
+
+async def test_an_error_that_nobody_knows_says_nothing_about_the_record(rig: Rig, place: str) -> None:
+    await rig.write([session_record()])
+    letter = letter_of(task_record(), CONFLICT)
+    await put_in(rig, place, letter)
+    rig.timing.advance(1000)
+    rig.backend.fail_next(UnclassifiedStorageError("driver's words", number=9999))
+    with pytest.raises(StorageUnavailable) as caught:
+        await rig.letters.replay(letter.letter.letter_id)
+    assert caught.value.number == 9999
+    assert "driver" not in str(caught.value)
+    assert (await rig.letters.page(LetterFilter(), limit=10)).items == [letter.letter]
+    assert await rig.letters.replay(letter.letter.letter_id) == REPLAYED
+
+
+async def test_an_error_that_nobody_knows_stops_no_replay_of_the_others(rig: Rig, place: str) -> None:
+    await rig.write([session_record()])
+    letters = [letter_of(task_record(f"t{number}"), CONFLICT) for number in range(3)]
+    await put_in(rig, place, *letters)
+    rig.timing.advance(1000)
+    rig.backend.fail_next(UnclassifiedStorageError("driver's words", number=9999))
+    counts = await rig.letters.replay_all(LetterFilter())
+    assert (counts.matched, counts.replayed, counts.still_refused) == (3, 2, 1)
+    (kept,) = (await rig.letters.page(LetterFilter(), limit=10)).items
+    assert kept in [letter.letter for letter in letters]
 
 
 @pytest.mark.parametrize("when", [When.BEGIN, When.WRITE, When.BEFORE_COMMIT, When.AFTER_COMMIT])
