@@ -348,12 +348,17 @@ class Flusher:
 
     async def _deal_with_refused(self) -> PersistenceError | None:
         """Let them be dead letters, or wait in the journal; or why neither can be now, which holds the others up no more."""
+        waiting, failure = self._waiting, None
         try:
-            await self._waiting.letterbox.deliver()
-            await self._waiting.set_aside.take_over()
+            await waiting.letterbox.deliver()
         except PersistenceError as exc:
-            return exc
-        return None
+            failure = exc
+        if failure is None or waiting.letterbox.is_stopped or waiting.set_aside.is_urgent:
+            try:
+                await waiting.set_aside.take_over()
+            except PersistenceError as exc:
+                failure = failure or exc
+        return failure
 
     async def _flush_up_to(self, buffer: RecordBuffer[Any], ticket: int) -> None:
         while buffer.has_up_to(ticket):

@@ -93,7 +93,8 @@ class Intake(Generic[R]):
         if watched:
             self.buffer.watch(ticket)
         batch = SpilledBatch(self.kind, ticket, position, len(records), now)
-        if self._spill or not self._room.fits(len(records), position.length):
+        has_room = self._room.fits(len(records), position.length) and not self._room.is_full_aside
+        if self._spill or not has_room:
             self._spill.append(batch, [self.buffer.collection.key_of(record) for record in records], records)
         else:
             self.merge(records, sizes, batch)

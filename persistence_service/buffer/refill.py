@@ -24,12 +24,12 @@ class Refill:
         self._room = room
 
     async def run(self) -> None:
-        """Fill memory up to its half, or with all that waits.
+        """Fill memory up to its half, or with all that waits, unless refused records have filled what there is for them.
 
         Raises:
             JournalUnavailable: it can't be read now; nothing is lost.
         """
-        while self._spill and self._room.is_half_empty:
+        while self._spill and self._room.is_half_empty and not self._room.is_full_aside:
             await self._stretch()
 
     async def _stretch(self) -> None:

@@ -31,7 +31,9 @@ class Room:
 
     @property
     def is_full_aside(self) -> bool:
-        """Whether they take all of it, or more."""
+        """Whether they take all of it, or more, and are not orphans alone, which wait for what is still to come."""
+        if not any(buffer.refused for buffer in self._buffers):
+            return False
         records, size = self.aside
         held = sum(buffer.aside_count for buffer in self._buffers)
         return held >= records or sum(buffer.aside_bytes for buffer in self._buffers) >= size

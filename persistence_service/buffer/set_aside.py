@@ -18,6 +18,7 @@ from persistence_service.models.times import to_micros
 
 RETRY_S: Final = 60.0
 _GROUP: Final = 100
+_CROWDED: Final = 0.5
 
 
 class SetAside:
@@ -55,6 +56,11 @@ class SetAside:
             return None
         went_well = self._appended == self._appended_before
         return 0.0 if went_well else self._tried_s + RETRY_S - self._timing.monotonic()
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether refused records take memory or hold segments that others need."""
+        return self._room.is_full_aside or self._journal.used_bytes > self._journal.max_bytes * _CROWDED
 
     async def take_over(self) -> None:
         """Move what is still refused to the end of the journal.

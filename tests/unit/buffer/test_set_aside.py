@@ -9,7 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from persistence_service.buffer.policy import MemoryBounds
-from persistence_service.errors import StorageUnavailable
+from persistence_service.errors import (
+    PersistenceError,
+    StorageSetupError,
+    StorageUnavailable,
+    UnclassifiedStorageError,
+)
+from persistence_service.models.dead_letter import DeadLetter
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.settings import Durability
@@ -144,6 +150,73 @@ async def test_memory_is_bounded_in_a_flood(tmp_path: Path) -> None:
         assert most <= 2 * 500
         assert rig.buffer.stats().memory_records == 0
         assert rig.buffer.stats().set_aside >= 5_000 - 20
+
+
+@pytest.mark.parametrize("error", [StorageSetupError("no table", number=1146), UnclassifiedStorageError("what?")])
+async def test_memory_is_bounded_while_dead_letters_cant_be_written_and_good_ones_go_on(
+    tmp_path: Path, error: PersistenceError
+) -> None:
+    def letters_fail(record: Any) -> bool:  # noqa: ANN401  # any record
+        if isinstance(record, DeadLetter):
+            raise error
+        return False
+
+    bounds = MemoryBounds(records=100)
+    async with open_rig(tmp_path, orphan_grace_s=0, bounds=bounds, size=50, interval_s=5) as rig:
+        rig.backend.reject(letters_fail)
+        await rig.buffer.accept_sessions([session_request()])
+        for number in range(20):
+            await rig.buffer.accept_tasks(task_requests(50, "nobody", prefix=f"o{number}-"))
+            await rig.buffer.accept_tasks([task_request(f"good{number}")])
+            await rig.pass_time(6)
+            await rig.pass_time(6)
+            assert rig.tasks.total <= 100 + 25 + 50
+        await rig.pass_time(6)
+        assert len((await rig.stored())[1]) == 20
+        assert rig.buffer.stats().tasks_count == 1000
+        rig.backend.reject(None)
+        for _ in range(30):
+            await rig.pass_time(61)
+        assert len(await rig.letters()) == 1000
+        assert rig.buffer.stats().total_count == 0
+
+
+async def test_memory_is_bounded_when_what_arrives_in_an_outage_is_refused_at_once(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, bounds=MemoryBounds(records=200, pressure=2)) as rig:
+        rig.backend.go_away(StorageUnavailable("gone"))
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(100)])
+        await rig.buffer.accept_tasks([task_request("T", "S0")])
+        for number in range(1, 500):
+            await rig.buffer.accept_tasks([task_request("T", f"S{1 + number % 99}", row_index=number)])
+        assert rig.tasks.total <= 1 + 50
+        most = 0
+
+        def watch(record: Any) -> bool:  # noqa: ANN401, ARG001  # any record
+            nonlocal most
+            most = max(most, rig.tasks.total)
+            return False
+
+        rig.backend.come_back()
+        rig.backend.reject(watch)
+        await rig.buffer.flush()
+        assert most <= 50 + 200, "and what one stretch of the journal brings"
+        assert len(await rig.letters()) >= 490
+        assert rig.buffer.stats().total_count == 0
+
+
+async def test_orphans_alone_never_keep_away_what_they_wait_for(tmp_path: Path) -> None:
+    async with asyncio.timeout(20), open_rig(tmp_path, bounds=MemoryBounds(records=20, pressure=2)) as rig:
+        await rig.buffer.accept_sessions([session_request()])
+        await rig.buffer.accept_tasks(task_requests(5, "late", prefix="orphan"))
+        await rig.buffer.flush()
+        assert rig.tasks.orphans == 5
+        rig.backend.go_away(StorageUnavailable("gone"))
+        await rig.buffer.accept_tasks(task_requests(20))
+        await rig.buffer.accept_sessions([session_request("late")])
+        assert rig.buffer.stats().spilled_records == 1
+        rig.backend.come_back()
+        await rig.buffer.flush()
+        assert len((await rig.stored())[1]) == 25
 
 
 async def test_old_segments_go_although_bad_records_wait(tmp_path: Path) -> None:
