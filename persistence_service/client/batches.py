@@ -93,9 +93,14 @@ def moved(receipt: BatchAccepted, first: int) -> BatchAccepted:
     """A part's answer with the places in the whole batch."""
     return msgspec.structs.replace(
         receipt,
-        waiting=[UnstoredItem(item.index + first, item.reason) for item in receipt.waiting],
-        dead_lettered=[UnstoredItem(item.index + first, item.reason) for item in receipt.dead_lettered],
+        waiting=_moved(receipt.waiting, first),
+        dead_lettered=_moved(receipt.dead_lettered, first),
+        dropped=_moved(receipt.dropped, first),
     )
+
+
+def _moved(items: Sequence[UnstoredItem], first: int) -> list[UnstoredItem]:
+    return [UnstoredItem(item.index + first, item.reason) for item in items]
 
 
 def joined(receipts: Sequence[BatchAccepted]) -> BatchAccepted:
@@ -107,4 +112,5 @@ def joined(receipts: Sequence[BatchAccepted]) -> BatchAccepted:
         durability=min((receipt.durability for receipt in receipts), key=DURABILITIES.index),
         waiting=[item for receipt in receipts for item in receipt.waiting],
         dead_lettered=[item for receipt in receipts for item in receipt.dead_lettered],
+        dropped=[item for receipt in receipts for item in receipt.dropped],
     )

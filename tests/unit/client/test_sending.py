@@ -234,15 +234,19 @@ async def test_the_receipt_is_as_safe_as_the_least_safe_part() -> None:
 
     waiting = [{"index": 1, "reason": "unknown_session"}]
     dead = [{"index": 0, "reason": "data_rejected"}]
+    dropped = [{"index": 1, "reason": "session_deleted"}]
     network = Network.of(
-        answer(200, stored("storage")), answer(202, stored("journal", waiting=waiting, dead_lettered=dead))
+        answer(202, stored("journal", dropped=dropped)),
+        answer(200, stored("storage")),
+        answer(202, stored("journal", waiting=waiting, dead_lettered=dead, dropped=dropped)),
     )
     async with network.client(max_batch_items=2) as client:
-        receipt = await client.send_tasks(some_tasks(4), ack="storage")
-    assert [request.url.params["ack"] for request in network.requests] == ["storage", "storage"]
+        receipt = await client.send_tasks(some_tasks(6), ack="storage")
+    assert [request.url.params["ack"] for request in network.requests] == ["storage"] * 3
     assert receipt.durability == "journal"
-    assert [(item.index, item.reason) for item in receipt.waiting] == [(3, "unknown_session")]
-    assert [(item.index, item.reason) for item in receipt.dead_lettered] == [(2, "data_rejected")]
+    assert [(item.index, item.reason) for item in receipt.waiting] == [(5, "unknown_session")]
+    assert [(item.index, item.reason) for item in receipt.dead_lettered] == [(4, "data_rejected")]
+    assert [(item.index, item.reason) for item in receipt.dropped] == [(1, "session_deleted"), (5, "session_deleted")]
 
 
 # --------------------------------------------------------------------------------------------------------- answers
