@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from persistence_service.buffer.buffer import Entry, RecordBuffer, Refused
+from persistence_service.buffer.dead_letters import with_error
 from persistence_service.buffer.record_writer import RecordWriter, Written
 from persistence_service.errors import DataRejected, UnclassifiedStorageError
 from persistence_service.models.dead_letter import DeadLetterReason
@@ -61,7 +62,9 @@ class ChunkWriter:
             raise
         for entry, error in report.suspects:
             detail = "the database refuses it for a reason that this version does not know"
-            buffer.refuse(Refused(entry, DeadLetterReason.DATA_REJECTED, _told(detail, error.number), error.number))
+            buffer.refuse(
+                Refused(entry, DeadLetterReason.DATA_REJECTED, with_error(detail, error.number), error.number)
+            )
 
     async def _write(
         self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport
@@ -74,7 +77,7 @@ class ChunkWriter:
                 await self._write(buffer, entries[:middle], patience_s, report)
                 await self._write(buffer, entries[middle:], patience_s, report)
             elif isinstance(exc, DataRejected):
-                detail = _told("the database refuses it", exc.number, exc.column)
+                detail = with_error("the database refuses it", exc.number, exc.column)
                 reason = DeadLetterReason.DATA_REJECTED
                 buffer.refuse(Refused(entries[0], reason, detail, exc.number, exc.column))
             else:
@@ -108,9 +111,3 @@ def _settle(buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], written: W
             case RejectionReason.FIXED_FIELD_CHANGED:
                 detail = "a stored task of this id belongs to another session"
                 buffer.refuse(Refused(entry, DeadLetterReason.TASK_ID_CONFLICT, detail))
-
-
-def _told(detail: str, number: int | None, column: str | None = None) -> str:
-    """Our words for it, with what is known of the driver's."""
-    known = [f"error {number}" if number is not None else "", f"column {column}" if column else ""]
-    return f"{detail} ({', '.join(filter(None, known))})" if any(known) else detail

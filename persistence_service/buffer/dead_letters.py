@@ -67,6 +67,12 @@ def new_letter(
     return Letter(letter, [DeadLetterPart(f"{letter_id}-{n:06}", letter_id, piece) for n, piece in enumerate(pieces)])
 
 
+def with_error(detail: str, number: int | None, column: str | None = None) -> str:
+    """Our words for why a record is refused, with what is known of the driver's."""
+    known = [f"error {number}" if number is not None else "", f"column {column}" if column else ""]
+    return f"{detail} ({', '.join(filter(None, known))})" if any(known) else detail
+
+
 def letter_id_of(collection: Collection[Any], record: Session | Task) -> str:
     """32 hexadecimal digits that identify a record by its contents, its service times aside."""
     values = [getattr(record, field) for field in collection.fields if field not in ("created_at", "updated_at")]

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from persistence_service.buffer.dead_letters import Letter, new_letter, read_letter, write_letters
+from persistence_service.buffer.dead_letters import Letter, new_letter, read_letter, with_error, write_letters
 from persistence_service.buffer.letter_files import DamagedFile, LetterFiles
 from persistence_service.buffer.record_writer import write_records
 from persistence_service.buffer.timing import Timing
@@ -338,12 +338,7 @@ async def _write(transaction: Transaction, collection: str, record: Session | Ta
 
 
 def _refusal(error: DataRejected) -> Replay:
-    known = [
-        f"error {error.number}" if error.number is not None else "",
-        f"column {error.column}" if error.column else "",
-    ]
-    told = ", ".join(filter(None, known))
-    detail = f"the database refuses it ({told})" if told else "the database refuses it"
+    detail = with_error("the database refuses it", error.number, error.column)
     return Replay(ReplayStatus.STILL_REFUSED, DeadLetterReason.DATA_REJECTED, detail, error.number, error.column)
 
 
