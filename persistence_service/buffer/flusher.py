@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -358,6 +359,8 @@ class Flusher:
                 await waiting.set_aside.take_over()
             except PersistenceError as exc:
                 failure = failure or exc
+        with suppress(Unavailable):  # the journal tells of it, and nothing has failed that was tried before
+            await waiting.set_aside.draw_together()
         return failure
 
     async def _flush_up_to(self, buffer: RecordBuffer[Any], ticket: int) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from persistence_service.buffer.buffer import Place, Refused, Tickets
+from persistence_service.buffer.buffer import Place, Tickets
 from persistence_service.buffer.intake import Intake
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.slices import SLICE_BYTES, slices
@@ -19,6 +19,7 @@ from persistence_service.models.times import to_micros
 RETRY_S: Final = 60.0
 _GROUP: Final = 100
 _CROWDED: Final = 0.5
+_MOVED_AT_ONCE: Final = 100
 
 
 class SetAside:
@@ -60,7 +61,7 @@ class SetAside:
     @property
     def is_urgent(self) -> bool:
         """Whether refused records take memory or hold segments that others need."""
-        return self._room.is_full_aside or self._journal.used_bytes > self._journal.max_bytes * _CROWDED
+        return self._room.is_full_aside or self._is_journal_crowded
 
     async def take_over(self) -> None:
         """Move what is still refused to the end of the journal.
@@ -70,10 +71,13 @@ class SetAside:
         """
         for intake in self._intakes.values():
             for group in slices(intake.buffer.all_refused(), lambda each: each.entry.size, max_items=_GROUP):
-                await self._append(intake, group)
+                records = [refused.entry.record for refused in group]
+                await self._append(intake, records, min(refused.entry.arrived_s for refused in group))
+                self._appended += len(group)
+                for refused in group:
+                    intake.buffer.let_go(refused, Place.WAITING)
 
-    async def _append(self, intake: Intake[Any], group: Sequence[Refused[Any]]) -> None:
-        records = [refused.entry.record for refused in group]
+    async def _append(self, intake: Intake[Any], records: list[Any], arrived_s: float) -> None:
         payload, _ = intake.encode(records)
         ticket = self._tickets.next()
         position = await asyncio.shield(
@@ -86,11 +90,44 @@ class SetAside:
                 beyond_bounds=True,
             )
         )
-        batch = SpilledBatch(intake.kind, ticket, position, len(records), min(r.entry.arrived_s for r in group))
+        batch = SpilledBatch(intake.kind, ticket, position, len(records), arrived_s)
         self.queue.append(batch, [intake.buffer.collection.key_of(record) for record in records], records)
-        for refused in group:
-            intake.buffer.let_go(refused, Place.WAITING)
-        self._appended += len(group)
+
+    async def draw_together(self) -> None:
+        """Append groups anew, oldest first, while they hold most of a crowded journal for the sake of little.
+
+        That costs room in the journal only for a moment, and helps or is not done. A crash meanwhile leaves a group twice,
+        which is harmless.
+
+        Raises:
+            JournalFull, JournalUnavailable: it can't be read or written now; what is left stays where it is.
+        """
+        for _ in range(_MOVED_AT_ONCE):
+            if not (self._is_journal_crowded and self._is_scattered):
+                return
+            batches = self._oldest()
+            payloads = await self._journal.read_many([batch.position for batch in batches])
+            for kind, intake in self._intakes.items():
+                found = [p for b, p in zip(batches, payloads, strict=True) if b.kind == kind and isinstance(p, bytes)]
+                if records := [record for payload in found for record in intake.decode(payload)]:
+                    await self._append(intake, records, min(batch.arrived_s for batch in batches))
+            for batch, payload in zip(batches, payloads, strict=True):
+                if isinstance(payload, bytes):
+                    self._journal.release(batch.position.segment, batch.items)
+                else:
+                    self._journal.give_up(batch.position, batch.items)
+                self.queue.drop_first()
+
+    @property
+    def _is_journal_crowded(self) -> bool:
+        return self._journal.used_bytes > self._journal.max_bytes * _CROWDED
+
+    @property
+    def _is_scattered(self) -> bool:
+        """Whether the groups, one after the other, would hold less than half of what they do."""
+        sizes = [segment.size for segment in self.queue.segments]
+        needed = self.queue.size_bytes + max(sizes, default=0)  # the first and the last segment are others' too
+        return sum(sizes) > 2 * needed
 
     async def try_again(self) -> None:
         """Let the oldest groups wait for a chunk once more, behind all others, unless these are too many.

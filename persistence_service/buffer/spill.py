@@ -87,6 +87,11 @@ class SpillQueue:
         """The next to be taken, None when nothing waits."""
         return next(self.first(1), None)
 
+    @property
+    def segments(self) -> list[Segment]:
+        """The journal's segments that it holds."""
+        return list(dict.fromkeys(run.segment for run in self._runs))
+
     def has_up_to(self, ticket: int) -> bool:
         """Whether any batch waits whose ticket is not later than `ticket`."""
         oldest = self.oldest

@@ -20,7 +20,7 @@ from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.settings import Durability
 from persistence_service.testing.faulty_files import FaultyFiles
-from tests.unit.buffer.harness import KIB, Rig, open_rig, session_request, task_request, task_requests, until
+from tests.unit.buffer.harness import KIB, Rig, image_of, open_rig, session_request, task_request, task_requests, until
 
 
 def is_poison(record: Any) -> bool:  # noqa: ANN401  # any record
@@ -191,7 +191,7 @@ async def test_memory_is_bounded_when_what_arrives_in_an_outage_is_refused_at_on
         assert rig.tasks.total <= 1 + 50
         most = 0
 
-        def watch(record: Any) -> bool:  # noqa: ANN401, ARG001  # any record
+        def watch(record: Any) -> bool:  # noqa: ANN401  # any record
             nonlocal most
             most = max(most, rig.tasks.total)
             return False
@@ -245,6 +245,59 @@ async def test_however_large_they_are_they_go_to_the_journal_in_parts(tmp_path: 
         assert sum(group.items for group in groups) == 11
         assert [group.items for group in groups if group.position.length > 5 * KIB * KIB] == []
         assert len(groups) < 11
+
+
+async def scatter(rig: Rig, batches: int) -> None:
+    """So many flushes, each with one bad record among many good ones that fill the journal's segments."""
+    rig.backend.reject(is_poison)
+    await rig.buffer.accept_sessions([session_request()])
+    for number in range(batches):
+        good = [task_request(f"ok{number}-{n}", source_text="z" * 300) for n in range(20)]
+        await rig.buffer.accept_tasks([*good, *poisoned(1, f"bad{number}-")])
+        await rig.buffer.flush()
+
+
+async def test_a_few_bad_records_among_many_good_ones_never_fill_the_journal(tmp_path: Path) -> None:
+    async with open_rig(tmp_path / "journal", max_dead_letters=0, max_bytes=256 * KIB, segment_bytes=8 * KIB) as rig:
+        await scatter(rig, 100)
+        assert rig.buffer.stats().set_aside == 100
+        await until(lambda: rig.journal.used_bytes <= 160 * KIB)
+        assert {batch.items for batch in rig.waiting.set_aside.queue.first(100)} != {1}
+        image = image_of(rig.directory)
+    async with open_rig(image) as rig:
+        await rig.buffer.accept_sessions([session_request()])
+        await rig.buffer.flush()
+        assert {key for key in (await rig.stored())[1] if key.startswith("bad")} == {
+            f"bad{n}-00000" for n in range(100)
+        }
+
+
+async def test_a_group_that_is_drawn_together_and_damaged_is_told_as_loss(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_dead_letters=0, segment_bytes=8 * KIB) as rig:
+        await scatter(rig, 30)
+        batch = rig.waiting.set_aside.queue.oldest
+        assert batch is not None
+        with batch.position.segment.home.path.open("r+b") as file:
+            file.seek(batch.position.offset + batch.position.length // 2)
+            file.write(b"damage")
+        rig.journal.max_bytes = rig.journal.used_bytes + 16 * KIB
+        await rig.buffer.accept_tasks(task_requests(1))
+        await rig.buffer.flush()
+        assert [loss.first_sequence for loss in rig.journal.stats().losses] == [batch.position.sequence]
+        assert rig.buffer.stats().set_aside == 29
+
+
+async def test_what_fills_the_journal_by_itself_is_not_written_over_and_over(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_dead_letters=0, max_bytes=192 * KIB, segment_bytes=8 * KIB) as rig:
+        await flood(rig, 300)
+        await rig.buffer.flush()
+        assert rig.waiting.set_aside.queue.size_bytes > 96 * KIB
+        await until(lambda: not rig.journal.stats().full)
+        before = rig.journal.stats().appended_records
+        for number in range(5):
+            await rig.buffer.accept_sessions([session_request(f"S{number}")])
+            await rig.buffer.flush()
+        assert rig.journal.stats().appended_records == before + 5
 
 
 async def test_a_full_journal_does_not_prevent_it(tmp_path: Path) -> None:
