@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import structlog
@@ -12,11 +11,11 @@ from persistence_service.buffer.timing import Timing
 from persistence_service.errors import (
     DeadLetterDamaged,
     DeadLetterNotFound,
-    PersistenceError,
     StorageUnavailable,
     UnclassifiedStorageError,
 )
 from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason
+from persistence_service.services.background import repeat
 from persistence_service.services.dead_letters import DeadLetterService, LetterFilter, ReplayStatus
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS
 from persistence_service.storage.query import Query, Sort
@@ -88,22 +87,9 @@ class OrphanAdoption:
 
     async def run(self) -> None:
         """Adopt orphans' letters now and then, for ever."""
-        never = asyncio.Event()
-        is_failing = False
-        while True:
-            wait_s = _ADOPT_EVERY_S
-            try:
-                adopted = await self.adopt()
-                if adopted:
-                    _log.info("dead_letters.adopted", tasks=adopted)
-                is_failing = False
-                self._backoff.reset()
-            except PersistenceError as exc:
-                if not is_failing:
-                    _log.warning("dead_letters.not_adopted", error=exc.code, detail=str(exc))
-                is_failing = True
-                wait_s = self._backoff.next_delay_s()
-            except Exception:  # noqa: BLE001  # a supervision point: nothing may end the adoption of the others
-                _log.exception("dead_letters.unexpected_error")
-                wait_s = self._backoff.next_delay_s()
-            await self._timing.wait(never, wait_s)
+        await repeat(self._adopt, name="adoption", every_s=_ADOPT_EVERY_S, timing=self._timing, backoff=self._backoff)
+
+    async def _adopt(self) -> None:
+        adopted = await self.adopt()
+        if adopted:
+            _log.info("adoption.done", tasks=adopted)

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.timing import Timing
-from persistence_service.errors import PersistenceError, SessionNotFound
+from persistence_service.errors import SessionNotFound
 from persistence_service.models.session import Session
 from persistence_service.models.times import from_micros
 from persistence_service.models.tombstone import Tombstone
+from persistence_service.services.background import repeat
 from persistence_service.services.query import POSITION
 from persistence_service.storage.backend import Transaction
 from persistence_service.storage.collections import SESSIONS, TASKS, TOMBSTONES
@@ -158,25 +159,19 @@ class DeletionService:
 
     async def run(self) -> None:
         """Complete what was interrupted: at once, whenever something is, and now and then for other instances'."""
-        is_failing = False
-        while True:
-            self._interrupted.clear()
-            wait_s = _LOOK_EVERY_S
-            try:
-                completed = await self.resume()
-                if completed:
-                    _log.info("deletion.completed", sessions=completed)
-                is_failing = False
-                self._backoff.reset()
-            except PersistenceError as exc:
-                if not is_failing:
-                    _log.warning("deletion.not_completed", error=exc.code, detail=str(exc))
-                is_failing = True
-                wait_s = self._backoff.next_delay_s()
-            except Exception:  # noqa: BLE001  # a supervision point: nothing may end the completion of the others
-                _log.exception("deletion.unexpected_error")
-                wait_s = self._backoff.next_delay_s()
-            await self._timing.wait(self._interrupted, wait_s)
+        await repeat(
+            self._resume,
+            name="deletion",
+            every_s=_LOOK_EVERY_S,
+            timing=self._timing,
+            backoff=self._backoff,
+            wanted=self._interrupted,
+        )
+
+    async def _resume(self) -> None:
+        completed = await self.resume()
+        if completed:
+            _log.info("deletion.completed", sessions=completed)
 
 
 async def stored_tasks(transaction: Transaction, session_id: str) -> tuple[datetime | None, int]:

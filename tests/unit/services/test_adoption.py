@@ -113,5 +113,5 @@ async def test_the_background_adopts_by_itself_and_survives_outages(rig: Rig) ->
     assert (await rig.stored())[1] == ["a-0", "a-1"]
     assert await left(rig) == 0
     events = [event["event"] for event in logged]
-    assert events.count("dead_letters.not_adopted") == 1
-    assert "dead_letters.unexpected_error" not in events
+    assert events.count("adoption.failing") == 1
+    assert "adoption.unexpected_error" not in events

@@ -270,7 +270,7 @@ async def test_completion_is_tried_again_with_pauses_and_told_once(rig: Rig) -> 
         rig.backend.come_back()
         rig.timing.advance(301)
         await until_stored(rig, ([], []))
-    assert [event["event"] for event in logged].count("deletion.not_completed") == 1
+    assert [event["event"] for event in logged].count("deletion.failing") == 1
 
 
 async def test_while_rows_are_removed_the_session_and_its_tasks_are_unknown_to_readers(rig: Rig) -> None:
