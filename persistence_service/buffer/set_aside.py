@@ -19,6 +19,7 @@ from persistence_service.models.times import to_micros
 RETRY_S: Final = 60.0
 _GROUP: Final = 100
 _CROWDED: Final = 0.5
+_WORTH_WHILE: Final = 0.125
 _MOVED_AT_ONCE: Final = 100
 
 
@@ -124,10 +125,10 @@ class SetAside:
 
     @property
     def _is_scattered(self) -> bool:
-        """Whether the groups, one after the other, would hold less than half of what they do."""
+        """Whether the groups, one after the other, would hold less of the journal, by so much that it is worth while."""
         sizes = [segment.size for segment in self.queue.segments]
-        needed = self.queue.size_bytes + max(sizes, default=0)  # the first and the last segment are others' too
-        return sum(sizes) > 2 * needed
+        needed = self.queue.size_bytes + 2 * max(sizes, default=0)  # the first and the last segment are others' too
+        return sum(sizes) - needed > self._journal.max_bytes * _WORTH_WHILE
 
     async def try_again(self) -> None:
         """Let the oldest groups wait for a chunk once more, behind all others, unless these are too many.
