@@ -110,6 +110,24 @@ async def test_once_the_database_takes_them_all_groups_are_stored_quickly(tmp_pa
         assert not rig.buffer.stats().dead_lettering_stopped
 
 
+@pytest.mark.parametrize("rate", [0, 10])
+async def test_the_alarm_lasts_until_nothing_is_set_aside_any_more(tmp_path: Path, rate: int) -> None:
+    async with open_rig(tmp_path, max_dead_letters=rate) as rig:
+        await flood(rig, 130)
+        await rig.buffer.flush()
+        for _ in range(20):  # the rate would allow more again, before they are tried
+            await rig.pass_time(7)
+            await rig.buffer.accept_sessions([session_request("other")])
+            await rig.buffer.flush()
+            assert rig.buffer.stats().dead_lettering_stopped
+        assert rig.waiting.set_aside.queue
+        rig.backend.reject(None)
+        for _ in range(4):
+            await rig.pass_time(61)
+        assert rig.buffer.stats().total_count == 0
+        assert not rig.buffer.stats().dead_lettering_stopped
+
+
 async def test_many_small_groups_are_no_slower_than_one(tmp_path: Path) -> None:
     async with open_rig(tmp_path, max_dead_letters=10) as rig:
         rig.backend.reject(is_poison)
