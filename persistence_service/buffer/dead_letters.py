@@ -15,7 +15,6 @@ from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.storage.backend import Reader, Transaction
 from persistence_service.storage.collections import DEAD_LETTER_PARTS, DEAD_LETTERS, SESSIONS, TASKS, Collection
-from persistence_service.storage.query import Equals, Query, Sort
 
 PART_BYTES = 256 * 1024
 _TYPES: dict[str, type[Session | Task]] = {SESSIONS.name: Session, TASKS.name: Task}
@@ -64,7 +63,7 @@ def new_letter(
         created_at=now,
         updated_at=now,
     )
-    return Letter(letter, [DeadLetterPart(f"{letter_id}-{n:06}", letter_id, piece) for n, piece in enumerate(pieces)])
+    return Letter(letter, [DeadLetterPart(_part_id(letter_id, n), letter_id, piece) for n, piece in enumerate(pieces)])
 
 
 def with_error(detail: str, number: int | None, column: str | None = None) -> str:
@@ -92,8 +91,19 @@ async def write_letters(transaction: Transaction, letters: Iterable[Letter]) -> 
 
 async def read_letter(reader: Reader, letter_id: str) -> Letter | None:
     """The letter with its record, None if there is none of this id."""
-    found = await reader.read(DEAD_LETTERS, [letter_id])
-    if not found:
-        return None
-    query = Query(where=(Equals("letter_id", letter_id),), order=(Sort("part_id"),), limit=found[0].parts)
-    return Letter(found[0], await reader.query(DEAD_LETTER_PARTS, query))
+    found = await read_letters(reader, [letter_id])
+    return found[0] if found else None
+
+
+async def read_letters(reader: Reader, letter_ids: Sequence[str]) -> list[Letter]:
+    """Those of these ids that there are, with their records."""
+    letters = await reader.read(DEAD_LETTERS, letter_ids)
+    part_ids = [_part_id(letter.letter_id, n) for letter in letters for n in range(letter.parts)]
+    parts: dict[str, list[DeadLetterPart]] = {letter.letter_id: [] for letter in letters}
+    for part in await reader.read(DEAD_LETTER_PARTS, part_ids):
+        parts[part.letter_id].append(part)
+    return [Letter(letter, parts[letter.letter_id]) for letter in letters]
+
+
+def _part_id(letter_id: str, number: int) -> str:
+    return f"{letter_id}-{number:06}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import structlog
 
@@ -23,6 +23,7 @@ from persistence_service.storage.registry import StorageRegistry
 
 _log = structlog.get_logger(__name__)
 _LETTERS_AT_ONCE = 100
+_STEP_BYTES = 4 * 1024 * 1024
 _ADOPT_EVERY_S = 30.0
 _BEHIND_EVERY_ID = "~"
 _ORPHANS = LetterFilter(reason=DeadLetterReason.UNKNOWN_SESSION)
@@ -46,28 +47,38 @@ class OrphanAdoption:
             StorageUnavailable: the backend is away; the rest is adopted the next time.
         """
         adopted = 0
-        async for letter in self._adoptable():
-            try:
-                outcome = await self._letters.replay(letter.letter_id)
-            except (DeadLetterNotFound, DeadLetterDamaged):
-                continue  # gone, or a person sees to it
-            except StorageUnavailable as exc:
-                if isinstance(exc.__cause__, UnclassifiedStorageError):
-                    continue  # perhaps it is about this letter alone, which is tried again the next time
-                raise
-            adopted += outcome.status is ReplayStatus.REPLAYED
+        async for page in self._adoptable():
+            for some in _steps(page):
+                adopted += await self._replay(some)
         return adopted
 
-    async def _adoptable(self) -> AsyncIterator[DeadLetter]:
+    async def _replay(self, letters: Sequence[DeadLetter]) -> int:
+        done = await self._letters.replay_jointly([letter.letter_id for letter in letters])
+        replayed = done.replayed
+        for letter in letters:
+            if letter.letter_id not in done.settled:
+                replayed += await self._replay_alone(letter)
+        return replayed
+
+    async def _replay_alone(self, letter: DeadLetter) -> bool:
+        try:
+            outcome = await self._letters.replay(letter.letter_id)
+        except (DeadLetterNotFound, DeadLetterDamaged):
+            return False  # gone, or a person sees to it
+        except StorageUnavailable as exc:
+            if isinstance(exc.__cause__, UnclassifiedStorageError):
+                return False  # perhaps it is about this letter alone, which is tried again the next time
+            raise
+        return outcome.status is ReplayStatus.REPLAYED
+
+    async def _adoptable(self) -> AsyncIterator[list[DeadLetter]]:
         where = _ORPHANS.conditions()
         after: tuple[str, str] | None = None
         order = (Sort("session_id"), Sort(DEAD_LETTERS.key))
         while True:
             page = await self._backend.query(DEAD_LETTERS, Query(where, order, after=after, limit=_LETTERS_AT_ONCE))
             stored = await self._stored(page)
-            for letter in page:
-                if letter.session_id in stored:
-                    yield letter
+            yield [letter for letter in page if letter.session_id in stored]
             if len(page) < _LETTERS_AT_ONCE:
                 break
             last = page[-1]
@@ -75,9 +86,9 @@ class OrphanAdoption:
             after = (last.session_id, last.letter_id if last.session_id in stored else _BEHIND_EVERY_ID)
         in_files, _ = await self._letters.in_files(_ORPHANS)
         stored = await self._stored(in_files)
-        for letter in in_files:
+        for letter in in_files:  # each by itself: the backend could not hold it
             if letter.session_id in stored:
-                yield letter
+                yield [letter]
 
     async def _stored(self, letters: Sequence[DeadLetter]) -> set[str]:
         session_ids = sorted({letter.session_id for letter in letters})
@@ -93,3 +104,17 @@ class OrphanAdoption:
         adopted = await self.adopt()
         if adopted:
             _log.info("adoption.done", tasks=adopted)
+
+
+def _steps(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """`letters` in parts that one transaction writes; each is small in memory, but for a letter that is large by itself."""
+    step: list[DeadLetter] = []
+    size = 0
+    for letter in letters:
+        if step and size + letter.record_bytes > _STEP_BYTES:
+            yield step
+            step, size = [], 0
+        step.append(letter)
+        size += letter.record_bytes
+    if step:
+        yield step

@@ -37,6 +37,7 @@ from persistence_service.models.task import Task
 from persistence_service.models.times import from_micros
 from persistence_service.observability.metrics import Metrics
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
+from persistence_service.services.joint_replay import JointReplay, replay_jointly
 from persistence_service.services.query import MAX_INEXACT_TOTAL
 from persistence_service.storage.backend import RejectionReason, Transaction
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, TASKS, Collection
@@ -225,6 +226,22 @@ class DeadLetterService:
         except UnclassifiedStorageError as exc:
             detail = f"the database failed with an error that this version does not know: {exc.number}"
             raise StorageUnavailable(detail, number=exc.number) from exc
+
+    async def replay_jointly(self, letter_ids: Sequence[str]) -> JointReplay:
+        """Write the tasks of these letters in one transaction. Those not `settled` stay as they are, and are to be replayed alone.
+
+        Raises:
+            StorageUnavailable: the backend is away; asking again is safe.
+        """
+        try:
+            async with self._backend.transaction() as transaction:
+                done = await replay_jointly(transaction, letter_ids)
+        except (DataRejected, UnclassifiedStorageError):  # perhaps it is one of them alone
+            return JointReplay()
+        await asyncio.to_thread(lambda: [self._files.remove(letter_id) for letter_id in done.settled])
+        if done.dropped:
+            self._metrics.dropped(TASKS.name, done.dropped)
+        return done
 
     async def _replay(self, letter_id: str, mend: Mend) -> Replay:
         in_file: Letter | None = None
