@@ -251,7 +251,7 @@ def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:
     metrics.watch("set_aside", "Refused records beyond the dead-letter rate", lambda: buffer.stats().set_aside)
     metrics.watch(
         "dead_lettering_stopped",
-        "1 while more is refused than buffer.max_dead_letter_rate",
+        "1 while refused records wait in the journal instead of becoming dead letters",
         lambda: buffer.stats().dead_lettering_stopped,
     )
     metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", buffer.oldest_unstored_age_s)

@@ -393,5 +393,5 @@ class BufferManager:
             unmerged=self._unmerged + self._replay.unmerged,
             last_flush_time=None if flushed is None else from_micros(flushed),
             replaying=self.replaying,
-            dead_lettering_stopped=waiting.letterbox.is_stopped,
+            dead_lettering_stopped=waiting.letterbox.is_stopped or bool(waiting.set_aside.queue),
         )

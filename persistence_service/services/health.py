@@ -9,7 +9,7 @@ from persistence_service.models.answers import BufferView, Health, JournalView
 from persistence_service.services.missing import what_is_missing
 from persistence_service.storage.backend import StorageBackend
 
-_DEAD_LETTERING_STOPPED = "the database refuses more records than buffer.max_dead_letter_rate; they wait in the journal: look for one cause of all"
+_DEAD_LETTERING_STOPPED = "refused records wait in the journal, more than buffer.max_dead_letter_rate or while no dead letter can be written: look for one cause of all"
 
 
 class HealthService:
@@ -31,6 +31,13 @@ class HealthService:
         failure = self._buffer.storage_failure
         is_stored = database.healthy and failure is None
         missing = what_is_missing(self._buffer, self._journal)
+        journal = self._journal.stats()
+        if journal.failing is not None:
+            missing.insert(0, f"the journal can't be written ({journal.failing})")
+        elif journal.full:
+            missing.insert(
+                0, "the journal is full: batches are refused until records are stored or its volume has room"
+            )
         alarms = [_DEAD_LETTERING_STOPPED] if self._buffer.stats().dead_lettering_stopped else []
         status = "unhealthy"
         if self.is_ready():

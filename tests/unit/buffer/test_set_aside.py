@@ -192,10 +192,12 @@ async def test_memory_is_bounded_while_dead_letters_cant_be_written_and_good_one
         await rig.pass_time(6)
         assert len((await rig.stored())[1]) == 20
         assert rig.buffer.stats().tasks_count == 1000
+        assert rig.buffer.stats().dead_lettering_stopped
         rig.backend.reject(None)
         for _ in range(30):
             await rig.pass_time(61)
         assert len(await rig.letters()) == 1000
+        assert not rig.buffer.stats().dead_lettering_stopped
         assert rig.buffer.stats().total_count == 0
 
 
