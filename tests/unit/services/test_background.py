@@ -18,15 +18,16 @@ AWAY = StorageUnavailable("gone", number=2006)
 
 
 class Work:
-    """Fails as the script says, and then succeeds."""
+    """Fails as the script says, None being a success, and then succeeds."""
 
-    def __init__(self, *script: Exception) -> None:
-        self._script: Iterator[Exception] = iter(script)
+    def __init__(self, *script: Exception | None) -> None:
+        self._script: Iterator[Exception | None] = iter(script)
         self.done = 0
 
     async def __call__(self) -> None:
         self.done += 1
-        for error in self._script:
+        error = next(self._script, None)
+        if error is not None:
             raise error
 
 
@@ -63,6 +64,10 @@ async def test_it_is_done_at_once_when_it_is_wanted() -> None:
 @pytest.mark.parametrize("error", [AWAY, RuntimeError("a mistake")])
 async def test_after_a_failure_it_is_tried_again_soon_and_then_in_peace(error: Exception) -> None:
     assert await run_for(ManualTiming(), Work(error, error), [1.1, 2.1, 299, 1.1]) == [2, 3, 3, 4]
+
+
+async def test_after_a_success_the_pauses_begin_anew() -> None:
+    assert await run_for(ManualTiming(), Work(AWAY, AWAY, None, AWAY), [1.1, 2.1, 300.1, 1.1]) == [2, 3, 4, 5]
 
 
 async def test_a_failure_that_lasts_is_told_once_and_a_mistake_each_time() -> None:
