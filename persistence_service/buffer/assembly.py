@@ -15,6 +15,7 @@ from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
 from persistence_service.buffer.letter_files import LetterFiles
 from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.orphans import Orphans
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
 from persistence_service.buffer.reads import Unstored
 from persistence_service.buffer.record_writer import RecordWriter
@@ -102,12 +103,19 @@ def build_buffer(
     flusher = Flusher(
         waiting,
         writer=ChunkWriter(RecordWriter(backend)),
-        backend=backend,
+        orphans=Orphans(
+            tasks,
+            parents=sessions.collection,
+            backend=backend,
+            policy=policies.flush,
+            room=room,
+            timing=timing,
+            is_replaying=lambda: replay.is_running,
+        ),
         policy=policies.flush,
         timing=timing,
         metrics=metrics,
         prepare=prepare,
-        is_replaying=lambda: replay.is_running,
         backoff=backoff,
     )
     for each in intakes.values():

@@ -20,6 +20,7 @@ from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.buffer import RecordBuffer, Tickets
 from persistence_service.buffer.chunk_writer import ChunkReport, ChunkWriter
 from persistence_service.buffer.letterbox import Letterbox
+from persistence_service.buffer.orphans import Orphans
 from persistence_service.buffer.policy import FlushPolicy
 from persistence_service.buffer.refill import Refill
 from persistence_service.buffer.room import Room
@@ -28,7 +29,6 @@ from persistence_service.buffer.spill import SpillQueue
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import (
     PersistenceError,
-    QueryTimeout,
     ShuttingDown,
     StorageSetupError,
     StorageUnavailable,
@@ -38,11 +38,8 @@ from persistence_service.errors import (
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.observability.metrics import Metrics
-from persistence_service.storage.backend import StorageBackend
-from persistence_service.storage.query import COUNT, OneOf
 
 _log = structlog.get_logger(__name__)
-_PARENTS_AT_ONCE = 1000
 _SETUP_PAUSE_S = 5.0
 _RATE_WEIGHT = 0.2
 
@@ -109,24 +106,22 @@ class Flusher:
         waiting: Waiting,
         *,
         writer: ChunkWriter,
-        backend: StorageBackend,
+        orphans: Orphans,
         policy: FlushPolicy,
         timing: Timing,
         metrics: Metrics,
         prepare: Callable[[], Awaitable[None]],
-        is_replaying: Callable[[], bool],
         backoff: Backoff | None = None,
     ) -> None:
         self._waiting = waiting
         self._sessions = waiting.sessions
         self._tasks = waiting.tasks
         self._writer = writer
-        self._backend = backend
+        self._orphans = orphans
         self._policy = policy
         self._timing = timing
         self._metrics = metrics
         self._prepare = prepare
-        self._is_replaying = is_replaying
         self._backoff = backoff or Backoff()
         self._wake = asyncio.Event()
         self._requests: list[_Request] = []
@@ -139,9 +134,6 @@ class Flusher:
         self._unfinished: FlushReason | None = None
         self._written = {self._sessions.collection.name: 0, self._tasks.collection.name: 0}
         self._counted = dict(self._written)
-        self._parents_sought_s = timing.monotonic()
-        self._stored_parents: list[str] = []
-        self._patience = _Patience(timing)
         self._told: type[PersistenceError] | None = None
         self._next_attempt_s = 0.0
         self.failure: PersistenceError | None = None
@@ -269,24 +261,21 @@ class Flusher:
             for buffer in (self._sessions, self._tasks)
             if (at := buffer.oldest_arrival_s) is not None
         ]
-        if self._tasks.orphans:
-            due.append(self._parents_sought_s + policy.flush_interval_s)
         now = self._timing.monotonic()
         seconds = [at - now for at in due]
-        if (since := self._tasks.oldest_orphan_s) is not None:
-            seconds.append(since - self._patience_ends_s)
-        if (retry := self._waiting.set_aside.due_in_s) is not None:
-            seconds.append(retry)
+        others = (self._orphans.due_in_s, self._waiting.set_aside.due_in_s)
+        seconds += [due_in_s for due_in_s in others if due_in_s is not None]
         return min(seconds, default=None)
 
     async def _flush(self, reason: FlushReason) -> None:
         started = self._timing.monotonic()
         self._room_wanted = False
-        await self._seek_parents(started, reason)
+        asked = reason is FlushReason.SHUTDOWN or any(not request.patient for request in self._requests)
+        await self._orphans.seek_parents(asked=asked)
         target = self._waiting.tickets.last
         while True:
             await self._flush_up_to(self._sessions, target)
-            self._adopt()
+            self._orphans.adopt()
             await self._flush_up_to(self._tasks, target)
             failure = await self._deal_with_refused()
             self._answer_requests()
@@ -305,41 +294,6 @@ class Flusher:
         if not self._waiting.set_aside.queue:
             self._waiting.letterbox.resume()
         await self._try_set_aside()
-
-    async def _seek_parents(self, now_s: float, reason: FlushReason) -> None:
-        """Look for orphans' sessions that somebody else has stored: when a person asks, and once in a flush interval."""
-        asked = reason is FlushReason.SHUTDOWN or any(not request.patient for request in self._requests)
-        if not asked and now_s < self._parents_sought_s + self._policy.flush_interval_s:
-            return
-        self._parents_sought_s = now_s
-        sessions = self._sessions.collection
-        missing = self._tasks.missing_parents
-        for start in range(0, len(missing), _PARENTS_AT_ONCE):
-            among = (OneOf(sessions.key, missing[start : start + _PARENTS_AT_ONCE]),)
-            try:
-                stored = await self._backend.aggregate(
-                    sessions, group_by=(sessions.key,), measure=(COUNT,), where=among
-                )
-            except QueryTimeout:
-                _log.warning("flush.parents_not_found_in_time", missing=len(missing))
-                return  # orphans hold nobody up
-            self._stored_parents.extend(group.keys[0] for group in stored)
-
-    def _adopt(self) -> None:
-        """Orphans whose session came go on; those that waited too long, or for whom there is no room, give up."""
-        if self._stored_parents:
-            self._tasks.adopt(self._stored_parents)
-            self._stored_parents.clear()
-        room, room_bytes = self._waiting.room.aside
-        detail = "its session is not known"
-        self._tasks.give_up(self._patience_ends_s, room=room, room_bytes=room_bytes, detail=detail)
-
-    @property
-    def _patience_ends_s(self) -> float:
-        """Orphans since then, by the clock of patience, have waited long enough."""
-        if self._is_replaying():  # their session may be in the part of the journal that was not read yet
-            return float("-inf")
-        return self._patience.now_s - self._policy.orphan_grace_s
 
     async def _try_set_aside(self) -> None:
         """Give what the database refused too often another chance."""
@@ -374,16 +328,16 @@ class Flusher:
         )
         report = ChunkReport()
         try:
-            await self._writer.write(buffer, entries, self._patience.now_s, report)
+            await self._writer.write(buffer, entries, self._orphans.patience.now_s, report)
         except UnclassifiedStorageError:
             self._newest_first = not self._newest_first  # many that fail at one end don't hide good ones at the other
             raise
         finally:
             self._written[buffer.collection.name] += report.stored
-            self._stored_parents.extend(report.stored_parents)
+            self._orphans.note_stored(report.stored_parents)
         self._newest_first = False
         self.failure = None
-        self._patience.go_on()
+        self._orphans.patience.go_on()
         seconds = self._timing.monotonic() - started
         if report.stored and seconds > 0:
             rate = report.items / seconds
@@ -393,7 +347,7 @@ class Flusher:
 
     def _note_success(self) -> None:
         self.failure = None
-        self._patience.go_on()
+        self._orphans.patience.go_on()
         if self._told is not None:
             _log.info("storage.recovered", after_failures=self._backoff.failures)
             self._told = None
@@ -405,7 +359,7 @@ class Flusher:
             _log.error("storage.failing", error=error.code, number=getattr(error, "number", None), detail=str(error))
             self._told = type(error)
         self.failure = error
-        self._patience.pause()
+        self._orphans.patience.pause()
         self._metrics.flush_failed(error.code)
         self._wake.clear()
         for request in self._requests:
@@ -438,26 +392,6 @@ class Flusher:
         for request in self._requests:
             request.end(error)
         self._requests.clear()
-
-
-class _Patience:
-    """Seconds during which the backend was available, by a clock that stands still in an outage."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._timing = timing
-        self._before_s = 0.0
-        self._since_s: float | None = None
-
-    @property
-    def now_s(self) -> float:
-        return self._before_s + (0.0 if self._since_s is None else self._timing.monotonic() - self._since_s)
-
-    def go_on(self) -> None:
-        if self._since_s is None:
-            self._since_s = self._timing.monotonic()
-
-    def pause(self) -> None:
-        self._before_s, self._since_s = self.now_s, None
 
 
 def _as_unavailable(error: PersistenceError) -> StorageUnavailable:

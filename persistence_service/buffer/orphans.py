@@ -1,0 +1,115 @@
+"""Tasks whose session is not stored: how long they wait, and how it is found that somebody else stored it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from persistence_service.buffer.buffer import RecordBuffer
+from persistence_service.buffer.policy import FlushPolicy
+from persistence_service.buffer.room import Room
+from persistence_service.buffer.timing import Timing
+from persistence_service.errors import QueryTimeout
+from persistence_service.storage.backend import StorageBackend
+from persistence_service.storage.collections import Collection
+from persistence_service.storage.query import COUNT, OneOf
+
+_log = structlog.get_logger(__name__)
+_PARENTS_AT_ONCE = 1000
+
+
+class Patience:
+    """Seconds during which the backend was available, by a clock that stands still in an outage."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._before_s = 0.0
+        self._since_s: float | None = None
+
+    @property
+    def now_s(self) -> float:
+        """What the clock shows."""
+        return self._before_s + (0.0 if self._since_s is None else self._timing.monotonic() - self._since_s)
+
+    def go_on(self) -> None:
+        """The backend is available."""
+        if self._since_s is None:
+            self._since_s = self._timing.monotonic()
+
+    def pause(self) -> None:
+        """It is not."""
+        self._before_s, self._since_s = self.now_s, None
+
+
+class Orphans:
+    """Lets the buffer's orphans go on when their session is stored, or gives them up. They hold nobody up."""
+
+    def __init__(
+        self,
+        tasks: RecordBuffer[Any],
+        *,
+        parents: Collection[Any],
+        backend: StorageBackend,
+        policy: FlushPolicy,
+        room: Room,
+        timing: Timing,
+        is_replaying: Callable[[], bool],
+    ) -> None:
+        self._tasks = tasks
+        self._parents = parents
+        self._backend = backend
+        self._policy = policy
+        self._room = room
+        self._timing = timing
+        self._is_replaying = is_replaying
+        self._sought_s = timing.monotonic()
+        self._stored: list[str] = []
+        self.patience = Patience(timing)
+
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until something is to be done about them, None when there are none."""
+        since = self._tasks.oldest_orphan_s
+        if since is None:
+            return None
+        to_seek = self._sought_s + self._policy.flush_interval_s - self._timing.monotonic()
+        return min(to_seek, since - self._patience_ends_s)
+
+    @property
+    def _patience_ends_s(self) -> float:
+        """Orphans since then, by the clock of patience, have waited long enough."""
+        if self._is_replaying():  # their session may be in the part of the journal that was not read yet
+            return float("-inf")
+        return self.patience.now_s - self._policy.orphan_grace_s
+
+    async def seek_parents(self, *, asked: bool) -> None:
+        """Look for sessions that somebody else has stored: when a person `asked`, and once in a flush interval."""
+        now_s = self._timing.monotonic()
+        if not asked and now_s < self._sought_s + self._policy.flush_interval_s:
+            return
+        self._sought_s = now_s
+        key = self._parents.key
+        missing = self._tasks.missing_parents
+        for start in range(0, len(missing), _PARENTS_AT_ONCE):
+            among = (OneOf(key, missing[start : start + _PARENTS_AT_ONCE]),)
+            try:
+                stored = await self._backend.aggregate(self._parents, group_by=(key,), measure=(COUNT,), where=among)
+            except QueryTimeout:
+                _log.warning("flush.parents_not_found_in_time", missing=len(missing))
+                return
+            self._stored.extend(group.keys[0] for group in stored)
+
+    def note_stored(self, parents: Iterable[str]) -> None:
+        """These sessions are stored; `adopt` acts on it."""
+        self._stored.extend(parents)
+
+    def adopt(self) -> None:
+        """Orphans whose session came go on; those that waited too long, or for whom there is no room, give up."""
+        if self._stored:
+            self._tasks.adopt(self._stored)
+            self._stored.clear()
+        room, room_bytes = self._room.aside
+        detail = "its session is not known"
+        self._tasks.give_up(self._patience_ends_s, room=room, room_bytes=room_bytes, detail=detail)
