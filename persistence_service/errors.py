@@ -128,7 +128,10 @@ class ValidationFailed(RequestError):
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = tuple(problems)
-        super().__init__(f"{len(self.problems)} value(s) are not valid")
+        first = self.problems[0] if self.problems else None
+        item = f"item {first.index}, " if first is not None and first.index is not None else ""
+        told = f": {item}{first.field}: {first.reason}" if first is not None else ""
+        super().__init__(f"{len(self.problems)} value(s) are not valid{told}")
 
 
 class SessionNotFound(RequestError):

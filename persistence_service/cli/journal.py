@@ -58,6 +58,8 @@ def inspect_command(directory: Directory = None, config: Config = None, as_json:
 def verify_command(directory: Directory = None, config: Config = None, as_json: AsJson = False) -> None:
     """Check every byte; exit code 1 when anything is not as it was written."""
     chosen = _chosen(directory, config)
+    if not _read(chosen).segments and not any(chosen.glob("head")):
+        raise JournalError(f"there is no journal in {chosen}")
     try:
         findings = verify(chosen)
     except OSError as exc:

@@ -10,11 +10,12 @@ from typing import Final
 import structlog
 
 from persistence_service.errors import JournalFull, JournalUnavailable, Unavailable
+from persistence_service.observability.logging import OncePer
 
 log = structlog.get_logger(__name__)
 
-AMPLE_BYTES: Final = 8 * 1024 * 1024
-"""So much room over `min_free` ends a full volume, so that it does not flutter."""
+_LEAST_BYTES: Final = 64 * 1024
+_TOLD_EVERY_S: Final = 60.0
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -36,7 +37,9 @@ def is_no_room(error: OSError) -> bool:
 
 
 def full_error() -> JournalFull:
-    return JournalFull("the journal's volume is full; free room on it, or wait until records are stored")
+    return JournalFull(
+        "the journal's volume is full, or has less free room than journal.min_free; free some, or wait until records are stored"
+    )
 
 
 class WriterHealth:
@@ -49,6 +52,8 @@ class WriterHealth:
         self._pause_s = self._first_pause_s
         self.retry_at = 0.0
         self.rotation_fails = False
+        self.wanted_bytes = _LEAST_BYTES
+        self._told = OncePer(_TOLD_EVERY_S)
 
     @property
     def is_due(self) -> bool:
@@ -99,13 +104,16 @@ class WriterHealth:
             self.retry_at = 0.0
 
     def room_for(self, size: int, free: int) -> bool:
-        """Whether `size` bytes leave `min_free` of the `free` bytes."""
-        spare = free - size - self._min_free
-        full = spare < 0 or (self._state.full and spare < AMPLE_BYTES)
-        if full != self._state.full:
-            self._state.full = full
-            log.warning("journal_full" if full else "journal_has_room_again", min_free=self._min_free)
-        return spare >= 0
+        """Whether `size` bytes leave `min_free` of the `free` bytes; what was refused is `wanted_bytes` of room from then on."""
+        fits = free - size >= self._min_free
+        if not fits:
+            self.wanted_bytes = max(_LEAST_BYTES, size)
+        if fits == self._state.full:
+            self._state.full = not fits
+            event = "journal_has_room_again" if fits else "journal_full"
+            if times := self._told.occurred(event):
+                log.warning(event, min_free=self._min_free, free=free, times=times)
+        return fits
 
     def error(self) -> Unavailable:
         """What a request is told that cannot be written now."""

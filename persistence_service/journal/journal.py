@@ -441,6 +441,7 @@ class Journal:
             torn_tails=self._survey.torn_tails,
             damaged_regions=self._damaged_regions,
             quarantined_bytes=self._quarantined_bytes,
+            quarantined_files=self._survey.quarantined_files,
             lost_ranges=self._lost_ranges,
             losses=tuple(self._losses),
             oldest_unstored_us=oldest.first_accepted_us if oldest is not None else None,

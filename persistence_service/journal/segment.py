@@ -109,6 +109,10 @@ class Loss:
     last_sequence: int | None
     reason: str
 
+    def __str__(self) -> str:
+        first, last = ("?" if end is None else str(end) for end in (self.first_sequence, self.last_sequence))
+        return f"records {first} to {last} of segment {self.segment}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class JournalStats:
@@ -116,7 +120,8 @@ class JournalStats:
 
     `bytes` is what the segments take on disk, `pending_bytes` what waits to be written. `failing` says why the last attempt
     to write failed, None while writing works; `full` that there is
-    no room, for the last record that was refused or for any. `losses` holds the first findings only, with
+    no room, for the last record that was refused or for any. `quarantined_files` are those that earlier runs left, until a
+    person removes them. `losses` holds the first findings only, with
     `lost_ranges` counting all. `oldest_unstored_us` is when the oldest record of the oldest held segment was accepted: not
     later than the oldest unstored record.
     """
@@ -136,6 +141,7 @@ class JournalStats:
     torn_tails: int
     damaged_regions: int
     quarantined_bytes: int
+    quarantined_files: int
     lost_ranges: int
     losses: tuple[Loss, ...]
     oldest_unstored_us: int | None

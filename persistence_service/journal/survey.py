@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ class Survey:
 
     `segments` are in the order of their sequences and pinned until they have been replayed. `unlisted` are those that the
     newest manifest does not name, left over from a failed disk: what is intact in them is replayed, what is not is no loss.
-    `expected_last` has the last sequence of a segment where a manifest tells it.
+    `expected_last` has the last sequence of a segment where a manifest tells it. `quarantined_files` were there before.
     """
 
     journal_id: bytes
@@ -54,6 +55,7 @@ class Survey:
     losses: list[Loss] = field(default_factory=list)
     torn_tails: int = 0
     quarantined_bytes: int = 0
+    quarantined_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ def take_stock(directory: JournalDirectory) -> Survey:
     strange = [item for item in found if item not in ours]
 
     survey = _start(journal_id, listing, head, ours)
+    with contextlib.suppress(FileNotFoundError):
+        survey.quarantined_files = len(directory.files.names(directory.quarantine))
     for path in listing.unfinished:
         directory.files.unlink(path)
     contents = _Contents()

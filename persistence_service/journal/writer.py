@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from persistence_service.errors import JournalFull, Unavailable
+from persistence_service.errors import Unavailable
 from persistence_service.journal.format import encode_record
-from persistence_service.journal.health import AMPLE_BYTES, WriterHealth, WriterState, full_error, is_no_room
+from persistence_service.journal.health import WriterHealth, WriterState, full_error, is_no_room
 from persistence_service.journal.requests import AppendRequest, Barrier, Command, Delivery, Remove, Rotate, Stop
 from persistence_service.journal.segment import Position
 
@@ -131,7 +131,7 @@ class JournalWriter:
             self._become_ready()
         elif self._health.rotation_fails:
             self._rotate()
-        elif self._has_room(AMPLE_BYTES):
+        elif self._has_room(self._health.wanted_bytes):
             self._health.works()
         if self._store.has_postponed_removals:
             self._store.remove_postponed(self._active)
@@ -173,7 +173,7 @@ class JournalWriter:
         elif self._has_room(sum(request.size for request in self._in_hand)):
             self._write(active)
         else:
-            self._refuse(self._in_hand, JournalFull("the journal's volume has less free room than journal.min_free"))
+            self._refuse(self._in_hand, full_error())
             self._rotate()
         return carried
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.journal.journal import Journal
 
+_NAMED = 3
+
 
 def what_is_missing(buffer: BufferManager, journal: Journal) -> list[str]:
     """In words, what this service has acknowledged and can't show; empty if there is nothing."""
@@ -14,7 +16,13 @@ def what_is_missing(buffer: BufferManager, journal: Journal) -> list[str]:
         missing.append(
             f"journaled batches that only another version can read: {unreadable}; start the one that wrote them"
         )
-    lost = journal.stats().lost_ranges
-    if lost:
-        missing.append(f"damaged ranges of the journal, lost: {lost}; /health and the log tell which")
+    stats = journal.stats()
+    if stats.lost_ranges:
+        ranges = "; ".join(map(str, stats.losses[:_NAMED]))
+        missing.append(f"damaged ranges of the journal, lost: {stats.lost_ranges} ({ranges})")
+    if stats.quarantined_files:
+        missing.append(
+            f"what earlier runs found damaged in the journal: {stats.quarantined_files} files in its quarantine; remove them "
+            "when they are dealt with, and restart"
+        )
     return missing

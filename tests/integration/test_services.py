@@ -440,9 +440,13 @@ async def test_recovery_says_what_is_damaged_and_lost(opener: Opener, tmp_path: 
         page = await services.recovery.incomplete_sessions(limit=100, cursor=None, idle_s=None)
         assert len(page.sessions) == 19
         (missing,) = page.missing
-        assert missing.startswith("damaged ranges of the journal, lost: 1;")
+        assert missing.startswith("damaged ranges of the journal, lost: 1 (records ")
         report = await services.health.report()
         assert (report.status, report.detail, len(report.journal.losses)) == ("degraded", missing, 1)
+    async with opener() as (services, _):  # a restart does not make it undone
+        page = await services.recovery.incomplete_sessions(limit=100, cursor=None, idle_s=None)
+        assert [text.partition(":")[0] for text in page.missing] == ["what earlier runs found damaged in the journal"]
+        assert (await services.health.report()).status == "degraded"
 
 
 # -------------------------------------------------------------------------------------------------------------- health

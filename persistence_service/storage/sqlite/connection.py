@@ -189,7 +189,7 @@ def _configure(driver: sqlite3.Connection, settings: ConnectionSettings) -> None
     mode = _write_ahead_mode(driver, settings.busy_timeout_s)
     if mode != "wal":
         raise StorageSetupError(
-            f"{settings.file.path} can't have a write-ahead log, journal mode is {mode}; use a local disk"
+            f"the database's file (sqlite.path) can't have a write-ahead log, journal mode is {mode}; use a local disk"
         )
     driver.execute("PRAGMA synchronous=FULL")
     driver.execute("PRAGMA foreign_keys=ON")

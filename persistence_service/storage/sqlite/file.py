@@ -146,21 +146,21 @@ class DatabaseFile:
     def _check_start(self, found: FileIdentity) -> None:
         if found.log is not None and _size(self._log_path) and not _size(self._real):
             raise StorageSetupError(  # SQLite would delete the log, which may hold the newest transactions
-                f"{self.path} is missing or empty, but its log {self._log_path} is there: put the database's file back, "
+                "the database's file (sqlite.path) is missing or empty, but its log beside it is there: put the database's file back, "
                 "or remove the log to begin an empty database"
             )
 
     def _check_return(self, former: FileIdentity, found: FileIdentity) -> None:
         if found.database is None:
             raise StorageSetupError(
-                f"{self.path} was moved or deleted while in use; what is accepted stays in the journal: put the file back, "
+                "the database's file (sqlite.path) was moved or deleted while in use; what is accepted stays in the journal: put the file back, "
                 "or restart the service to begin an empty database"
             )
         if found.database != former.database and found.log is not None and found.log == former.log:
             if not _size(self._log_path):
                 return
             raise StorageSetupError(  # SQLite would apply it to the new file
-                f"{self.path} was replaced while in use, and {self._log_path} belongs to the former file: put that back, "
+                "the database's file (sqlite.path) was replaced while in use, and the log beside it belongs to the former file: put that back, "
                 "or stop the service, remove the log unless the new file is a copy of the former one, and start it"
             )
 

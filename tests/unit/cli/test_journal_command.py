@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from persistence_service.buffer.manager import KIND_TASKS
+from persistence_service.buffer.intake import KIND_TASKS
 from persistence_service.cli.app import app
 from persistence_service.journal.journal import Journal
 
@@ -99,3 +99,9 @@ def test_wrong_configuration_ends_the_process_with_2_and_every_problem(tmp_path:
     assert done.returncode == 2
     assert "service.port" in done.stderr
     assert "buffer.flush_interval?" in done.stderr
+
+
+def test_a_folder_that_holds_no_journal_is_not_as_it_was_written(tmp_path: Path) -> None:
+    result = run("verify", str(tmp_path))
+    assert result.exit_code != 0
+    assert "no journal" in str(result.exception or result.output)

@@ -280,6 +280,22 @@ async def test_on_a_full_disk_segments_still_go_when_their_records_are_stored(be
     assert survivor.stats().losses == ()
 
 
+async def test_a_small_volume_is_full_only_as_long_as_what_was_refused_does_not_fit(bench: Bench) -> None:
+    journal = await bench.open(min_free=1000, retry_s=(0.001, 0.001))
+    bench.files.free = 100_000
+    with pytest.raises(JournalFull):
+        await put(journal, bytes(99_500))
+    assert journal.stats().full
+    bench.files.free = 150_000  # nobody sends anything: it finds out by itself
+    await bench.until(lambda: not journal.stats().full)
+    bench.files.free = 1000
+    with pytest.raises(JournalFull):
+        await put(journal, bytes(1000))
+    bench.files.free = 10_000
+    await put(journal, bytes(1000))
+    assert not journal.stats().full
+
+
 async def test_it_opens_and_replays_on_a_full_disk(bench: Bench) -> None:
     journal = await bench.open(segment_bytes=BODY_OFFSET + 600)
     await asyncio.gather(*(put(journal, bytes(400), at=number) for number in range(3)))
