@@ -35,6 +35,12 @@ CREATE TABLE deleted_sessions (
 
 CREATE INDEX ix_deleted_removed ON deleted_sessions (removed_at, session_id);
 
+CREATE TABLE settled_dead_letters (
+    letter_id TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    PRIMARY KEY (letter_id)
+) STRICT;
+
 CREATE TABLE translation_sessions (
     session_id TEXT NOT NULL,
     filename TEXT NOT NULL,

@@ -1,6 +1,6 @@
 """The buffer of one collection: accepted records in memory that are not yet in the backend, merged by key.
 
-An entry is in exactly one place: *waiting* (in order of arrival), *in flight* (a chunk was taken, and stays here until it is
+An entry is in exactly one place: *waiting* (in order of arrival; *contested* behind one of its key that names another parent), *in flight* (a chunk was taken, and stays here until it is
 settled, however often its write fails), an *orphan* (its session is not stored), or *refused* (on its way to the dead
 letters). The last two block nobody. An entry holds on to the journal segments that its records came from until it is stored.
 """
@@ -114,6 +114,7 @@ class RecordBuffer(Generic[R]):
         self._in_flight: dict[str, Entry[R]] = {}
         self._orphans: dict[str, Orphan[R]] = {}
         self._orphans_of: dict[str, dict[str, None]] = {}
+        self._contested: dict[str, list[Entry[R]]] = {}
         self._refused: dict[str, list[Refused[R]]] = {}
         self._refused_count = 0
         self.size_bytes = 0
@@ -126,7 +127,7 @@ class RecordBuffer(Generic[R]):
     @property
     def unflushed(self) -> int:
         """Records that the next flush will write: waiting or in flight."""
-        return len(self._waiting) + len(self._in_flight)
+        return len(self._waiting) + len(self._in_flight) + sum(map(len, self._contested.values()))
 
     @property
     def orphans(self) -> int:
@@ -176,14 +177,17 @@ class RecordBuffer(Generic[R]):
 
     def has_up_to(self, ticket: int) -> bool:
         """Whether anything that arrived up to `ticket` is still unflushed."""
-        return bool(self._in_flight) or (bool(self._waiting) and next(iter(self._waiting.values())).ticket <= ticket)
+        if self._in_flight or (self._waiting and next(iter(self._waiting.values())).ticket <= ticket):
+            return True
+        return any(entry.ticket <= ticket for several in self._contested.values() for entry in several)
 
     # ------------------------------------------------------------------------------------------------- arrival
 
     def add(self, entry: Entry[R]) -> None:
         """Take an entry in and merge it with what is here of its key, in its place; an orphan stays one.
 
-        One that names another parent than what is here of its key is refused, one that is deleted is dropped.
+        One that names another parent than what is here of its key waits behind that, and the backend decides: it may know that
+        the other one is deleted. Beside an orphan it is refused. One that is deleted is dropped.
         """
         key = self.collection.key_of(entry.record)
         self.size_bytes += entry.size
@@ -195,8 +199,7 @@ class RecordBuffer(Generic[R]):
             self._waiting[key] = entry
             return
         if any(self._contradicts(present, entry) for present in self._entries(key)):
-            conflict = "another session has a task of this id, accepted and not yet stored"
-            self._refuse(key, Refused(entry, DeadLetterReason.TASK_ID_CONFLICT, conflict))
+            self._contest(key, entry)
             return
         if key in self._orphans:
             orphan = self._orphans[key]
@@ -206,6 +209,22 @@ class RecordBuffer(Generic[R]):
             return
         present = self._waiting.get(key)
         self._waiting[key] = entry if present is None else self._joined(present, entry)
+
+    def _contest(self, key: str, entry: Entry[R]) -> None:
+        if key in self._orphans:
+            conflict = "another session, which is not known, has a task of this id"
+            self._refuse(key, Refused(entry, DeadLetterReason.TASK_ID_CONFLICT, conflict))
+        else:
+            self._contested.setdefault(key, []).append(entry)
+
+    def _let_contested_wait(self) -> None:
+        """Those behind nobody any more wait for a chunk like all others."""
+        for key in [key for key in self._contested if key not in self._waiting and key not in self._in_flight]:
+            for entry in self._contested.pop(key):
+                self.size_bytes -= entry.size
+                self._forget_one_of(_session_of(entry))
+                self.add(entry)
+        self._waiting = _in_order(self._waiting)
 
     def _contradicts(self, present: Entry[R], arriving: Entry[R]) -> bool:
         """Whether they can't both be stored; what is deleted, and in flight still, contradicts nobody."""
@@ -241,6 +260,8 @@ class RecordBuffer(Generic[R]):
         At least one entry however large, if any waits.
         """
         if not self._in_flight:
+            if self._contested:
+                self._let_contested_wait()
             size = 0
             for key in reversed(self._waiting) if newest else self._waiting:
                 entry = self._waiting[key]
@@ -276,6 +297,13 @@ class RecordBuffer(Generic[R]):
         for entry in [entry for entry in self._waiting.values() if self._deleted.covers(entry.record)]:
             del self._waiting[self.collection.key_of(entry.record)]
             self._drop(entry)
+        for key, several in list(self._contested.items()):
+            gone = [entry for entry in several if self._deleted.covers(entry.record)]
+            self._contested[key] = [entry for entry in several if entry not in gone]
+            if not self._contested[key]:
+                del self._contested[key]
+            for entry in gone:
+                self._drop(entry)
         for key in [key for key, orphan in self._orphans.items() if self._deleted.covers(orphan.entry.record)]:
             self._drop(self._pop_orphan(key).entry)
 
@@ -398,6 +426,7 @@ class RecordBuffer(Generic[R]):
         """Every record in memory, several of one key perhaps: what was refused too."""
         for place in (self._in_flight, self._waiting):
             yield from (entry.record for entry in place.values())
+        yield from (entry.record for several in self._contested.values() for entry in several)
         yield from (entry.record for entry in self._aside())
 
     def _aside(self) -> Iterator[Entry[R]]:
@@ -424,6 +453,9 @@ class RecordBuffer(Generic[R]):
                 is_orphan = key in self._orphans
                 reason = UnstoredReason.UNKNOWN_SESSION if is_orphan else UnstoredReason.STORAGE_UNAVAILABLE
                 return Place.WAITING, reason
+        for entry in self._contested.get(key, ()):
+            if ticket in entry.watched and not self._differs_in_fixed(entry.record, record):
+                return Place.WAITING, UnstoredReason.STORAGE_UNAVAILABLE
         for refused in self._refused.get(key, ()):
             if ticket in refused.entry.watched and not self._differs_in_fixed(refused.entry.record, record):
                 return Place.WAITING, refused.reason

@@ -113,9 +113,13 @@ class LetterFiles:
         except (ValueError, RecursionError, msgspec.MsgspecError) as exc:
             raise DeadLetterDamaged(letter_id, "it is not as it was written") from exc
 
+    def holds(self, letter_id: str) -> bool:
+        """Whether there is a file of this letter, damaged or not."""
+        return bool(_ID.fullmatch(letter_id)) and self._path(letter_id).exists()
+
     def remove(self, letter_id: str) -> bool:
         """Whether there was a file of this letter, damaged or not; it is gone now, from the disk too."""
-        if not _ID.fullmatch(letter_id) or not self._path(letter_id).exists():
+        if not self.holds(letter_id):
             return False
         self._files.unlink(self._path(letter_id))
         self._files.sync_directory(self._directory)

@@ -23,6 +23,7 @@ from persistence_service.models.times import from_micros
 from persistence_service.observability.logging import OncePer
 from persistence_service.observability.metrics import Metrics
 from persistence_service.storage.backend import StorageBackend
+from persistence_service.storage.collections import SETTLED_LETTERS
 
 _log = structlog.get_logger(__name__)
 _WINDOW_S: Final = 60.0
@@ -107,7 +108,7 @@ class Letterbox:
         attempt = _Attempt()
         try:
             for some in slices(self._choose(), lambda due: due.refused.entry.size, max_items=_AT_ONCE):
-                await self._keep(await self._written_out(some), attempt)
+                await self._keep(await self._unsettled(await self._written_out(some)), attempt)
             if attempt.suspects and not attempt.stored:
                 raise attempt.suspects[0][1]
         except UnclassifiedStorageError:
@@ -157,8 +158,19 @@ class Letterbox:
             return write_out()
         return await asyncio.to_thread(write_out)
 
+    async def _unsettled(self, outgoing: Sequence[_Outgoing]) -> list[_Outgoing]:
+        """Those that are to become dead letters; what a person has settled before, and came once more, is let go of."""
+        ids = [each.letter.letter.letter_id for each in outgoing]
+        settled = {letter.letter_id for letter in await self._backend.read(SETTLED_LETTERS, ids)}
+        for each in outgoing:
+            if each.letter.letter.letter_id in settled:
+                each.due.buffer.let_go(each.due.refused, Place.DEAD_LETTER)
+        return [each for each in outgoing if each.letter.letter.letter_id not in settled]
+
     async def _keep(self, outgoing: Sequence[_Outgoing], attempt: _Attempt) -> None:
         """Keep them in the backend, or alone in a file what it can't hold; halved until that is alone."""
+        if not outgoing:
+            return
         try:
             async with self._backend.transaction() as transaction:
                 await write_letters(transaction, [each.letter for each in outgoing])

@@ -45,3 +45,13 @@ class DeadLetterPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc
     part_id: str
     letter_id: str
     data: bytes
+
+
+class SettledLetter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A dead letter that a person discarded, or replayed with a correction: its record never becomes one again.
+
+    It may well come once more, from a part of the journal that is still there after a restart, or from a worker.
+    """
+
+    letter_id: str
+    created_at: datetime

@@ -30,7 +30,7 @@ from persistence_service.errors import (
     UnclassifiedStorageError,
 )
 from persistence_service.models.correction import accept_correction
-from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason
+from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason, SettledLetter
 from persistence_service.models.limits import Limits
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
@@ -40,7 +40,7 @@ from persistence_service.services.cursor import decode_cursor, encode_cursor, fi
 from persistence_service.services.joint_replay import JointReplay, replay_jointly
 from persistence_service.services.query import MAX_INEXACT_TOTAL
 from persistence_service.storage.backend import RejectionReason, Transaction
-from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, TASKS, Collection
+from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, SETTLED_LETTERS, TASKS, Collection
 from persistence_service.storage.query import Between, Condition, Equals, Query, Sort, Value
 from persistence_service.storage.registry import StorageRegistry
 
@@ -259,6 +259,8 @@ class DeadLetterService:
                 outcome = await _write(transaction, letter.letter.collection, record)
                 if outcome.status is not ReplayStatus.STILL_REFUSED:
                     await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
+                    if mend is not _as_it_is:
+                        await self._settle(transaction, letter_id)
         except DataRejected as exc:
             if letter is None:
                 raise
@@ -271,6 +273,10 @@ class DeadLetterService:
         if outcome.status is ReplayStatus.DROPPED:
             self._metrics.dropped(letter.letter.collection, 1)
         return outcome
+
+    async def _settle(self, transaction: Transaction, letter_id: str) -> None:
+        """The record never becomes a letter again: it may come once more, from the journal or from a worker."""
+        await transaction.write(SETTLED_LETTERS, [SettledLetter(letter_id, from_micros(self._timing.wall_us()))])
 
     async def _note(self, letter: Letter, outcome: Replay, *, in_file: bool) -> None:
         """The letter says why its record was refused the last time."""
@@ -342,7 +348,10 @@ class DeadLetterService:
             DeadLetterNotFound: there is none of this id.
             StorageUnavailable: the backend is away.
         """
-        stored = await self._backend.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
+        async with self._backend.transaction() as transaction:
+            stored = await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
+            if stored or await asyncio.to_thread(self._files.holds, letter_id):
+                await self._settle(transaction, letter_id)
         if not await asyncio.to_thread(self._files.remove, letter_id) and not stored:
             raise DeadLetterNotFound(letter_id)
 

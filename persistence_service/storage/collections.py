@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from persistence_service.models.dead_letter import DeadLetter, DeadLetterPart
+from persistence_service.models.dead_letter import DeadLetter, DeadLetterPart, SettledLetter
 from persistence_service.models.merge import (
     SESSION_RULE,
     TASK_RULE,
@@ -118,5 +118,20 @@ DEAD_LETTER_PARTS: Collection[DeadLetterPart] = Collection(
     merge=_LETTER_PART_RULE.compile(),
     parent=Parent(DEAD_LETTERS, "letter_id"),
 )
-ALL_COLLECTIONS: tuple[Collection[Any], ...] = (SESSIONS, TASKS, TOMBSTONES, DEAD_LETTERS, DEAD_LETTER_PARTS)
+_SETTLED_RULE: MergeRule[SettledLetter] = MergeRule(parts=())
+SETTLED_LETTERS: Collection[SettledLetter] = Collection(
+    name="settled_dead_letters",
+    record=SettledLetter,
+    key="letter_id",
+    rule=_SETTLED_RULE,
+    merge=_SETTLED_RULE.compile(),
+)
+ALL_COLLECTIONS: tuple[Collection[Any], ...] = (
+    SESSIONS,
+    TASKS,
+    TOMBSTONES,
+    DEAD_LETTERS,
+    DEAD_LETTER_PARTS,
+    SETTLED_LETTERS,
+)
 """All that a backend is asked to hold; these are in one backend, since they change together."""

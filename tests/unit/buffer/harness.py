@@ -143,7 +143,12 @@ class Rig:
         entries = [
             entry
             for buffer in buffers
-            for entry in (*buffer._waiting.values(), *buffer._in_flight.values(), *buffer._aside())
+            for entry in (
+                *buffer._waiting.values(),
+                *buffer._in_flight.values(),
+                *(entry for several in buffer._contested.values() for entry in several),
+                *buffer._aside(),
+            )
         ]
         assert sum(buffer.total for buffer in buffers) == len(entries)
         assert sum(buffer.size_bytes for buffer in buffers) == sum(entry.size for entry in entries)

@@ -67,6 +67,20 @@ async def test_a_deleted_task_in_flight_is_no_conflict_for_one_of_another_sessio
         assert task.session_id == "B"
 
 
+async def test_a_buffered_task_of_a_session_that_somebody_else_deleted_is_no_conflict_for_one_of_another(
+    tmp_path: Path,
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_sessions([session_request(event_time=OLD), session_request("B")])
+        await rig.buffer.accept_tasks([task_request(event_time=OLD)])
+        await rig.backend.inner.write(TOMBSTONES, [Tombstone("S", _UP_TO, _UP_TO, _UP_TO, _UP_TO)])
+        receipt = await rig.buffer.accept_tasks([task_request(session_id="B")], Durability.STORAGE)
+        assert receipt.not_stored == ()
+        task = await rig.stored_task("T")
+        assert task is not None
+        assert task.session_id == "B"
+
+
 async def test_spilled_records_that_are_deleted_do_not_show_beside_newer_ones(tmp_path: Path) -> None:
     async with open_rig(tmp_path, size=2, bounds=MemoryBounds(records=2)) as rig:
         await rig.buffer.accept_sessions([session_request(event_time=OLD)])

@@ -221,6 +221,24 @@ async def test_a_letter_in_both_places_is_discarded_in_both(rig: Rig) -> None:
     assert await left(rig) == []
 
 
+@pytest.mark.parametrize("is_corrected", [False, True])
+async def test_a_record_whose_letter_a_person_has_settled_never_becomes_one_again(rig: Rig, is_corrected: bool) -> None:
+    request = task_request(source_text="poison", event_time="2026-01-01T00:00:00Z")
+    rig.backend.reject(lambda record: getattr(record, "source_text", "") == "poison")
+    await rig.store(session_request(), request)
+    (letter_id,) = await left(rig)
+    if is_corrected:
+        record = (await rig.letters.letter(letter_id))[1]
+        assert await rig.letters.replay(letter_id, corrected(record, source_text="mended")) == REPLAYED
+    else:
+        await rig.letters.discard(letter_id)
+    await rig.store(request)  # from a part of the journal that was read once more, or from a worker
+    assert await left(rig) == []
+    assert rig.services.buffer.stats().total_count == 0
+    stored = await rig.backend.inner.read(TASKS, ["T"])
+    assert [task.source_text for task in stored] == (["mended"] if is_corrected else [])
+
+
 # ----------------------------------------------------------------------------------------------------------- replay
 
 

@@ -57,3 +57,9 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("ix_letter_parts", "dead_letter_parts", ["letter_id", "part_id"])
+    op.create_table(
+        "settled_dead_letters",
+        sa.Column("letter_id", sa.Text, primary_key=True),
+        sa.Column("created_at", sa.Text, nullable=False),
+        sqlite_strict=True,
+    )
