@@ -319,7 +319,7 @@ class DeadLetterDamaged(JournalError):
     def __init__(self, letter_id: str, detail: str) -> None:
         self.letter_id = letter_id
         self.detail = detail
-        super().__init__(f"the file of dead letter {letter_id} can't be read: {detail}")
+        super().__init__(f"the file of dead letter {letter_id} can't be read: {detail}; it can only be discarded")
 
 
 class JournalVersionUnknown(JournalError):

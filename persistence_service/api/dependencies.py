@@ -64,6 +64,17 @@ async def well_formed(request: Request) -> None:
         raise ValidationFailed([FieldProblem(None, name[:_LONGEST_NAME], reason) for name in repeated[:MAX_PROBLEMS]])
 
 
+async def no_body(request: Request) -> None:
+    """Lets a request pass that has no body: one that is sent by mistake is not ignored without a word.
+
+    Raises:
+        ValidationFailed: there is one.
+    """
+    headers = request.headers
+    if "transfer-encoding" in headers or headers.get("content-length", "0").strip("0"):
+        raise ValidationFailed([FieldProblem(None, "body", "this call takes none; its parameters go into the address")])
+
+
 _LONGEST_NAME = 200
 _YEAR_S = 366 * 86_400
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

@@ -51,7 +51,7 @@ STATUS: dict[type[PersistenceError], int] = {
     errors.JournalError: 500,
     errors.JournalLocked: 500,
     errors.JournalRecordDamaged: 500,
-    errors.DeadLetterDamaged: 500,
+    errors.DeadLetterDamaged: 409,
     errors.JournalVersionUnknown: 500,
 }
 RETRY_AFTER_S = 5.0

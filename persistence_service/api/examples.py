@@ -312,6 +312,7 @@ ERRORS: dict[type[errors.PersistenceError], errors.PersistenceError] = {
         errors.SessionNotFound(_SESSION_ID),
         errors.TaskNotFound(_TASK_ID),
         errors.DeadLetterNotFound(_LETTER_ID),
+        errors.DeadLetterDamaged(_LETTER_ID, "it is not as it was written"),
         errors.BufferFull("the buffer is full until the database catches up; send the batch again", retry_after_s=1),
         errors.MemoryLimit("too many bytes of other requests are in work; send the request again", retry_after_s=1),
         errors.JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored"),

@@ -290,7 +290,7 @@ async def test_a_damaged_file_is_told_in_the_list_and_shows_nothing_of_the_disk(
     (directory / f"{'a' * 32}.json").write_bytes(b"?")
     listed = (await api.get("/dead-letters")).json()
     assert listed["damaged"] == [{"letter_id": "a" * 32, "detail": "it is not as it was written"}]
-    detail = assert_error(await api.get(f"/dead-letters/{'a' * 32}"), 500, "INTERNAL_ERROR")
+    detail = assert_error(await api.get(f"/dead-letters/{'a' * 32}"), 409, "DEAD_LETTER_DAMAGED")
     assert str(tmp_path) not in detail
     assert (await delete(api, f"/dead-letters/{'a' * 32}")).status_code == 200
     assert (await api.get("/dead-letters")).json()["damaged"] == []
@@ -308,3 +308,22 @@ async def test_letters_without_the_database_are_503(api: Api, refused: str) -> N
         assert_error(await api.client.request(method, BASE + path), 503, "STORAGE_UNAVAILABLE")
     api.backend.come_back()
     assert len(await letters(api)) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("POST", "/flush"),
+        ("POST", "/sessions/cleanup"),
+        ("POST", "/dead-letters/replay"),
+        ("POST", "/recovery/restore/s1"),
+        ("DELETE", "/sessions/s1"),
+    ],
+)
+async def test_a_body_where_none_is_taken_is_refused_and_not_ignored(api: Api, call: tuple[str, str]) -> None:
+    await api.store([a_session("s1")])
+    method, path = call
+    response = await api.client.request(method, BASE + path, json={"completed_days": 0})
+    (problem,) = assert_error(response, 422, "VALIDATION_ERROR")
+    assert problem["field"] == "body"
+    assert (await api.get("/sessions/s1")).status_code == 200

@@ -30,7 +30,7 @@ BRANCHES = {
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_has_a_status_on_purpose(kind: type[PersistenceError]) -> None:
     assert kind in STATUS or issubclass(kind, Unavailable), f"give {kind.__name__} a row in api.errors.STATUS"
-    assert status_of(kind) in (400, 403, 404, 408, 413, 415, 422, 500, 503)
+    assert status_of(kind) in (400, 403, 404, 408, 409, 413, 415, 422, 500, 503)
 
 
 def test_the_table_has_no_row_for_what_is_gone() -> None:

@@ -17,12 +17,14 @@ from persistence_service.api.dependencies import (
     ReplayParameters,
     ServicesDep,
     SessionIdInPath,
+    no_body,
     well_formed,
 )
 from persistence_service.api.openapi import BODY, documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
 from persistence_service.errors import (
+    DeadLetterDamaged,
     DeadLetterNotFound,
     QueryTimeout,
     Replaying,
@@ -48,7 +50,7 @@ router = APIRouter(prefix=BASE_PATH, tags=["administration"], dependencies=[Depe
 _STORAGE = (ValidationFailed, StorageUnavailable, QueryTimeout)
 
 
-@router.delete("/sessions/{session_id}")
+@router.delete("/sessions/{session_id}", dependencies=[Depends(no_body)])
 @documented(SessionDeleted, errors=(SessionNotFound, *_STORAGE, Replaying))
 async def delete_session(
     services: ServicesDep, session_id: SessionIdInPath, _: Annotated[NoParameters, Query()]
@@ -62,7 +64,7 @@ async def delete_session(
     return json_response(SessionDeleted("deleted", session_id, deleted_up_to))
 
 
-@router.post("/sessions/cleanup")
+@router.post("/sessions/cleanup", dependencies=[Depends(no_body)])
 @documented(CleanupDone, errors=(*_STORAGE, Replaying))
 async def clean_up_sessions(services: ServicesDep, wanted: Annotated[CleanupParameters, Query()]) -> Response:
     """Delete the completed, failed and cancelled sessions that are so many days old.
@@ -103,7 +105,7 @@ async def list_dead_letters(services: ServicesDep, listing: Annotated[LetterList
 
 
 @router.get("/dead-letters/{letter_id}")
-@documented(DeadLetterWithRecord, errors=(DeadLetterNotFound, *_STORAGE))
+@documented(DeadLetterWithRecord, errors=(DeadLetterNotFound, DeadLetterDamaged, *_STORAGE))
 async def get_dead_letter(
     services: ServicesDep, letter_id: LetterIdInPath, _: Annotated[NoParameters, Query()]
 ) -> Response:
@@ -111,7 +113,7 @@ async def get_dead_letter(
     return json_response(letter_with_record(*await services.dead_letters.letter(letter_id)))
 
 
-@router.post("/dead-letters/replay")
+@router.post("/dead-letters/replay", dependencies=[Depends(no_body)])
 @documented(LettersReplayed, errors=_STORAGE)
 async def replay_dead_letters(services: ServicesDep, wanted: Annotated[ReplayParameters, Query()]) -> Response:
     """Replay every dead letter that matches, oldest first.
@@ -125,7 +127,12 @@ async def replay_dead_letters(services: ServicesDep, wanted: Annotated[ReplayPar
 
 
 @router.post("/dead-letters/{letter_id}/replay")
-@documented(LetterReplayed, body=RecordAsSent, body_required=False, errors=(DeadLetterNotFound, *BODY, *_STORAGE))
+@documented(
+    LetterReplayed,
+    body=RecordAsSent,
+    body_required=False,
+    errors=(DeadLetterNotFound, DeadLetterDamaged, *BODY, *_STORAGE),
+)
 async def replay_dead_letter(
     request: Request, services: ServicesDep, letter_id: LetterIdInPath, _: Annotated[NoParameters, Query()]
 ) -> Response:
@@ -140,7 +147,7 @@ async def replay_dead_letter(
     return json_response(LetterReplayed(outcome.status.value, letter_id, reason, outcome.detail))
 
 
-@router.delete("/dead-letters/{letter_id}")
+@router.delete("/dead-letters/{letter_id}", dependencies=[Depends(no_body)])
 @documented(LetterDiscarded, errors=(DeadLetterNotFound, *_STORAGE))
 async def discard_dead_letter(
     services: ServicesDep, letter_id: LetterIdInPath, _: Annotated[NoParameters, Query()]

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from persistence_service.api.body import read_json_body
-from persistence_service.api.dependencies import IntakeParameters, NoParameters, ServicesDep, well_formed
+from persistence_service.api.dependencies import IntakeParameters, NoParameters, ServicesDep, no_body, well_formed
 from persistence_service.api.openapi import BODY, ROOM, documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
@@ -58,7 +58,7 @@ async def keep_tasks(
     return _accepted(await services.buffer.accept_tasks(requests, parameters.ack))
 
 
-@router.post("/flush")
+@router.post("/flush", dependencies=[Depends(no_body)])
 @documented(FlushDone, errors=(ValidationFailed, StorageUnavailable))
 async def flush(services: ServicesDep, _: Annotated[NoParameters, Query()]) -> Response:
     """Write everything accepted before this call to the database.

@@ -13,6 +13,7 @@ from persistence_service.api.dependencies import (
     RestoreParameters,
     ServicesDep,
     SessionIdInPath,
+    no_body,
     well_formed,
 )
 from persistence_service.api.openapi import documented
@@ -63,7 +64,7 @@ async def incomplete_sessions(services: ServicesDep, wanted: Annotated[Incomplet
     )
 
 
-@router.post("/restore/{session_id}")
+@router.post("/restore/{session_id}", dependencies=[Depends(no_body)])
 @documented(RestoredSession, errors=(SessionNotFound, *_TRUTH))
 async def restore(
     services: ServicesDep, session_id: SessionIdInPath, wanted: Annotated[RestoreParameters, Query()]
