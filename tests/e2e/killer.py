@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.e2e.ledger import Ledger
 from tests.e2e.outside import look, wait_until_true
@@ -25,7 +26,7 @@ class Killer:
         self.kills += 1
 
     async def kill_in_the_middle(
-        self, database: Path, *, begun: str, left: str, asker: asyncio.Task[None] | None = None
+        self, database: Path, *, begun: str, left: str, asker: asyncio.Task[Any] | None = None
     ) -> None:
         """Kill it as soon as the SQL expression `begun` is true; the number that is `left` then is not 0.
 
