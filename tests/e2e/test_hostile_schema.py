@@ -14,7 +14,7 @@ from tests.e2e.service import ROOT
 
 _HOOKS = ROOT / "tests" / "e2e" / "schemathesis_hooks.py"
 _CONFIG = _HOOKS.with_name("schemathesis.toml")
-_EXAMPLES = 40
+_EXAMPLES = 30
 _GIVE_UP_S = 300
 
 
