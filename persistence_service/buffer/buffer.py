@@ -1,8 +1,9 @@
 """The buffer of one collection: accepted records in memory that are not yet in the backend, merged by key.
 
-An entry is in exactly one place: *waiting* (in order of arrival; *contested* behind one of its key that names another parent), *in flight* (a chunk was taken, and stays here until it is
-settled, however often its write fails), an *orphan* (its session is not stored), or *refused* (on its way to the dead
-letters). The last two block nobody. An entry holds on to the journal segments that its records came from until it is stored.
+An entry is in exactly one place: *waiting* (in order of arrival), *contested* (it waits behind one of its key that names
+another parent), *in flight* (a chunk was taken, and stays here until it is settled, however often its write fails), an *orphan*
+(its session is not stored), or *refused* (on its way to the dead letters). The last two block nobody. An entry holds on to the
+journal segments that its records came from until it is stored.
 """
 
 from __future__ import annotations
@@ -218,7 +219,9 @@ class RecordBuffer(Generic[R]):
             self._contested.setdefault(key, []).append(entry)
 
     def _let_contested_wait(self) -> None:
-        """Those behind nobody any more wait for a chunk like all others."""
+        """Those behind nobody any more wait for a chunk like all others; what is deleted of them is dropped."""
+        if not self._contested:
+            return
         for key in [key for key in self._contested if key not in self._waiting and key not in self._in_flight]:
             for entry in self._contested.pop(key):
                 self.size_bytes -= entry.size
@@ -260,8 +263,7 @@ class RecordBuffer(Generic[R]):
         At least one entry however large, if any waits.
         """
         if not self._in_flight:
-            if self._contested:
-                self._let_contested_wait()
+            self._let_contested_wait()
             size = 0
             for key in reversed(self._waiting) if newest else self._waiting:
                 entry = self._waiting[key]
@@ -297,15 +299,9 @@ class RecordBuffer(Generic[R]):
         for entry in [entry for entry in self._waiting.values() if self._deleted.covers(entry.record)]:
             del self._waiting[self.collection.key_of(entry.record)]
             self._drop(entry)
-        for key, several in list(self._contested.items()):
-            gone = [entry for entry in several if self._deleted.covers(entry.record)]
-            self._contested[key] = [entry for entry in several if entry not in gone]
-            if not self._contested[key]:
-                del self._contested[key]
-            for entry in gone:
-                self._drop(entry)
         for key in [key for key, orphan in self._orphans.items() if self._deleted.covers(orphan.entry.record)]:
             self._drop(self._pop_orphan(key).entry)
+        self._let_contested_wait()
 
     def _drop(self, entry: Entry[R]) -> None:
         self._answer(entry, Place.DROPPED, SESSION_DELETED)
@@ -348,7 +344,7 @@ class RecordBuffer(Generic[R]):
 
     # --------------------------------------------------------------------------------------------- dead letters
 
-    def give_up(self, before_s: float, *, room: int, room_bytes: int, detail: str) -> None:
+    def give_up(self, before_s: float, *, room: int, room_bytes: int) -> None:
         """Refuse the orphans since `before_s` or earlier, and the longest waiting ones for whom there is no `room`."""
         size = self.aside_bytes
         while self._orphans:
@@ -357,7 +353,7 @@ class RecordBuffer(Generic[R]):
                 break
             size -= orphan.entry.size
             self._pop_orphan(key)
-            self._refuse(key, Refused(orphan.entry, DeadLetterReason.UNKNOWN_SESSION, detail))
+            self._refuse(key, Refused(orphan.entry, DeadLetterReason.UNKNOWN_SESSION, "its session is not known"))
 
     def all_refused(self) -> list[Refused[R]]:
         """Those that are no dead letters yet."""
@@ -417,10 +413,6 @@ class RecordBuffer(Generic[R]):
     def has_session(self, session_id: str) -> bool:
         """Whether any record here is of that session."""
         return session_id in self._of_session
-
-    def sessions(self) -> set[str]:
-        """The sessions of all records here."""
-        return set(self._of_session)
 
     def records(self) -> Iterator[R]:
         """Every record in memory, several of one key perhaps: what was refused too."""

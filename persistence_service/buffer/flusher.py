@@ -148,7 +148,7 @@ class Flusher:
             self._wake.set()
 
     def make_room(self) -> None:
-        """Somebody finds no room in memory: flush what there is."""
+        """The journal has no room: flush what there is."""
         self._room_wanted = True
         self.notice()
 

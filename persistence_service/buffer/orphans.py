@@ -111,5 +111,4 @@ class Orphans:
             self._tasks.adopt(self._stored)
             self._stored.clear()
         room, room_bytes = self._room.aside
-        detail = "its session is not known"
-        self._tasks.give_up(self._patience_ends_s, room=room, room_bytes=room_bytes, detail=detail)
+        self._tasks.give_up(self._patience_ends_s, room=room, room_bytes=room_bytes)

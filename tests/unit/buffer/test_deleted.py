@@ -81,6 +81,17 @@ async def test_a_buffered_task_of_a_session_that_somebody_else_deleted_is_no_con
         assert task.session_id == "B"
 
 
+async def test_what_waited_behind_a_deleted_task_shows_at_once(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_sessions([session_request(event_time=OLD), session_request("B")])
+        await rig.buffer.accept_tasks([task_request(event_time=OLD)])
+        await rig.buffer.accept_tasks([task_request(session_id="B")])
+        await delete(rig)
+        seen = await rig.buffer.task("T")
+        assert seen is not None
+        assert seen.session_id == "B"
+
+
 async def test_spilled_records_that_are_deleted_do_not_show_beside_newer_ones(tmp_path: Path) -> None:
     async with open_rig(tmp_path, size=2, bounds=MemoryBounds(records=2)) as rig:
         await rig.buffer.accept_sessions([session_request(event_time=OLD)])
