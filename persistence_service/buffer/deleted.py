@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
+from persistence_service.models.tombstone import is_covered
+
 _REMEMBERED: Final = 10_000
 
 
@@ -30,5 +32,4 @@ class DeletedSessions:
 
     def covers(self, record: Any) -> bool:  # noqa: ANN401  # a session or a task
         """Whether the record is known to be deleted."""
-        up_to = self._up_to.get(record.session_id)
-        return up_to is not None and record.event_time <= up_to
+        return is_covered(record.event_time, self._up_to.get(record.session_id))

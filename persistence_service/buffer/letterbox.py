@@ -104,7 +104,6 @@ class Letterbox:
             StorageUnavailable, StorageSetupError, UnclassifiedStorageError: letters can't be kept now; the records whose
                 letters are not kept stay where they are.
         """
-        self._note_rate()
         attempt = _Attempt()
         try:
             for some in slices(self._choose(), lambda due: due.refused.entry.size, max_items=_AT_ONCE):
@@ -128,13 +127,13 @@ class Letterbox:
         due = [_Due(buffer, refused) for buffer in self._buffers for refused in buffer.all_refused()]
         counted = [each for each in due if each.refused.reason is DeadLetterReason.DATA_REJECTED]
         others = [each for each in due if each.refused.reason is not DeadLetterReason.DATA_REJECTED]
-        chosen = others + counted[: self.allowance()]
+        allowance = self.allowance()
+        self._note_rate(is_over=len(counted) > allowance)
+        chosen = others + counted[:allowance]
         return chosen[::-1] if self._backwards else chosen
 
-    def _note_rate(self) -> None:
-        refused = [each for buffer in self._buffers for each in buffer.all_refused()]
-        over = sum(each.reason is DeadLetterReason.DATA_REJECTED for each in refused) > self.allowance()
-        if over and not self.is_stopped:
+    def _note_rate(self, *, is_over: bool) -> None:
+        if is_over and not self.is_stopped:
             self.is_stopped = True
             _log.error(
                 "dead_letters.stopped",

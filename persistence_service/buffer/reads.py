@@ -11,6 +11,7 @@ import msgspec
 
 from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.buffer.intake import Intake
+from persistence_service.buffer.slices import slices
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
 from persistence_service.journal.journal import Journal
 from persistence_service.models.session import Session
@@ -18,7 +19,7 @@ from persistence_service.models.task import Task
 from persistence_service.models.tombstone import surviving_session
 
 R = TypeVar("R", bound=msgspec.Struct)
-_STRETCH_BYTES: Final = 4 * 1024 * 1024
+_AT_ONCE: Final = 2_000
 _ON_THE_LOOP_BYTES: Final = 256 * 1024
 
 
@@ -102,22 +103,10 @@ class Unstored:
         for batch in batches:  # they stay on disk while they are read, even if a flush is quicker
             self._journal.hold(batch.position.segment, 1)
         try:
-            for stretch in _stretches(batches):
+            for stretch in slices(batches, lambda batch: batch.position.length, max_items=_AT_ONCE):
                 for payload in await self._journal.read_many([batch.position for batch in stretch]):
                     if isinstance(payload, bytes):
                         yield payload
         finally:
             for batch in batches:
                 self._journal.release(batch.position.segment, 1)
-
-
-def _stretches(batches: Sequence[SpilledBatch]) -> list[list[SpilledBatch]]:
-    parts: list[list[SpilledBatch]] = []
-    size = 0
-    for batch in batches:
-        if not parts or size + batch.position.length > _STRETCH_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(batch)
-        size += batch.position.length
-    return parts

@@ -6,16 +6,17 @@ first, so that a deletion at the same moment comes wholly before or wholly after
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
 
-from persistence_service.models.tombstone import surviving
+from persistence_service.buffer.tombstones import deletions_of, left_of
+from persistence_service.models.tombstone import is_covered
 from persistence_service.storage.backend import Rejection, RejectionReason, StorageBackend, Transaction
-from persistence_service.storage.collections import SESSIONS, TOMBSTONES, Collection
+from persistence_service.storage.collections import SESSIONS, Collection
 from persistence_service.storage.query import OneOf
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -52,16 +53,13 @@ class RecordWriter:
 
 async def write_records(transaction: Transaction, collection: Collection[R], records: Sequence[R]) -> Written:
     """As `RecordWriter.write`, in the caller's transaction."""
-    session_ids = sorted({_session_id(record) for record in records})
-    tombstones = {t.session_id: t.deleted_up_to for t in await transaction.read(TOMBSTONES, session_ids)}
-    if not tombstones:
+    deleted = await deletions_of(transaction, map(_session_id, records))
+    if not deleted:
         result = await transaction.write(collection, records)
         return Written(result.stored, rejected=result.rejected)
-    left = [
-        surviving(record, tombstones[_session_id(record)]) if _session_id(record) in tombstones else record
-        for record in records
-    ]
-    dead = await _dead_sessions(transaction, tombstones)
+    sent: Sequence[Any] = records  # sessions or tasks, as the caller promises
+    left = [left_of(record, deleted) for record in sent]
+    dead = await _dead_sessions(transaction, deleted)
     if collection.name == SESSIONS.name:
         revived = sorted({_session_id(record) for record in left if record is not None} & dead)
         if revived:  # the deletion that left it has not come so far; what is left of the old one goes with it
@@ -80,10 +78,10 @@ async def write_records(transaction: Transaction, collection: Collection[R], rec
     )
 
 
-async def _dead_sessions(transaction: Transaction, tombstones: dict[str, datetime]) -> set[str]:
+async def _dead_sessions(transaction: Transaction, deleted: Mapping[str, datetime]) -> set[str]:
     """The sessions that are deleted and whose row is still there: they count as unknown."""
-    stored = await transaction.read(SESSIONS, sorted(tombstones))
-    return {session.session_id for session in stored if session.event_time <= tombstones[session.session_id]}
+    stored = await transaction.read(SESSIONS, sorted(deleted))
+    return {session.session_id for session in stored if is_covered(session.event_time, deleted[session.session_id])}
 
 
 def _session_id(record: Any) -> str:  # noqa: ANN401  # a session or a task

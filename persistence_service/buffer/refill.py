@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from persistence_service.buffer.intake import Intake
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
+from persistence_service.errors import JournalError
 from persistence_service.journal.journal import Journal
 
 _STRETCH_BYTES = 2 * 1024 * 1024
@@ -35,13 +36,7 @@ class Refill:
     async def _stretch(self) -> None:
         batches = list(self._next())
         payloads = await self._journal.read_many([batch.position for batch in batches])
-        for batch, payload in zip(batches, payloads, strict=True):
-            if isinstance(payload, bytes):
-                intake = self._intakes[batch.kind]
-                intake.merge(intake.decode(payload), intake.sizes(payload), batch)
-            else:
-                self._journal.give_up(batch.position, batch.items)
-            self._spill.drop_first()
+        merge_back(self._spill, batches, payloads, intakes=self._intakes, journal=self._journal)
 
     def _next(self) -> Iterator[SpilledBatch]:
         records = size = 0
@@ -51,3 +46,21 @@ class Refill:
             if records > batch.items and (size > _STRETCH_BYTES or self._room.would_overflow(records, size)):
                 return
             yield batch
+
+
+def merge_back(
+    queue: SpillQueue,
+    batches: Sequence[SpilledBatch],
+    payloads: Sequence[bytes | JournalError],
+    *,
+    intakes: Mapping[int, Intake[Any]],
+    journal: Journal,
+) -> None:
+    """Let the oldest batches of `queue`, which were read, wait in memory; those that can't be read any more are lost."""
+    for batch, payload in zip(batches, payloads, strict=True):
+        if isinstance(payload, bytes):
+            intake = intakes[batch.kind]
+            intake.merge(intake.decode(payload), intake.sizes(payload), batch)
+        else:
+            journal.give_up(batch.position, batch.items)
+        queue.drop_first()

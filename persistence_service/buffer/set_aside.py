@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from persistence_service.buffer.buffer import Place, Tickets
 from persistence_service.buffer.intake import Intake
+from persistence_service.buffer.refill import merge_back
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.slices import SLICE_BYTES, slices
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
@@ -144,14 +145,8 @@ class SetAside:
             return
         self._tried_s = self._timing.monotonic()
         self._appended_before = self._appended
-        for batch, payload in zip(batches, payloads, strict=True):
-            if isinstance(payload, bytes):
-                intake = self._intakes[batch.kind]
-                again = replace(batch, ticket=self._tickets.next())
-                intake.merge(intake.decode(payload), intake.sizes(payload), again)
-            else:
-                self._journal.give_up(batch.position, batch.items)
-            self.queue.drop_first()
+        again = [replace(batch, ticket=self._tickets.next()) for batch in batches]
+        merge_back(self.queue, again, payloads, intakes=self._intakes, journal=self._journal)
 
     def _oldest(self) -> list[SpilledBatch]:
         """The oldest groups, as many as one could hold, one at least."""

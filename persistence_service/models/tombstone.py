@@ -25,12 +25,17 @@ class Tombstone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fals
     updated_at: datetime
 
 
+def is_covered(event_time: datetime, deleted_up_to: datetime | None) -> bool:
+    """Whether what is of that time is deleted; None is no deletion."""
+    return deleted_up_to is not None and event_time <= deleted_up_to
+
+
 def surviving_session(session: Session, deleted_up_to: datetime) -> Session | None:
     """What is left of a session record (perhaps merged from several) beside a tombstone; None if it is dropped.
 
     `game_info` and `metadata` of such a time are cleared; the counters may include older records.
     """
-    if session.event_time <= deleted_up_to:
+    if is_covered(session.event_time, deleted_up_to):
         return None
     changes: dict[str, None] = {}
     if session.game_info_time is not None and session.game_info_time <= deleted_up_to:
@@ -42,7 +47,7 @@ def surviving_session(session: Session, deleted_up_to: datetime) -> Session | No
 
 def surviving_task(task: Task, deleted_up_to: datetime) -> Task | None:
     """The task if it is newer than its session's tombstone, None if it is dropped."""
-    return task if task.event_time > deleted_up_to else None
+    return None if is_covered(task.event_time, deleted_up_to) else task
 
 
 def surviving(record: Any, deleted_up_to: datetime) -> Any:  # noqa: ANN401  # a session or a task, and the same or None

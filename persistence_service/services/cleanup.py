@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.tombstones import deletions_of
 from persistence_service.models.status import Status
-from persistence_service.services.deleted import deletions_of, is_covered
+from persistence_service.models.tombstone import is_covered
 from persistence_service.services.deletion import DeletionService, stored_tasks
 from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
 from persistence_service.storage.query import Between, Condition, Equals, OneOf, Query, Sort

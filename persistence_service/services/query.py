@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.tombstones import deletions_of, left_of
 from persistence_service.errors import (
     FieldProblem,
     SessionNotFound,
@@ -23,7 +24,6 @@ from persistence_service.models.session import Session
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
-from persistence_service.services.deleted import deletions_of, left_of
 from persistence_service.storage.collections import SESSIONS, TASKS, Collection
 from persistence_service.storage.query import Between, Condition, Contains, Equals, Query, Sort, Value
 from persistence_service.storage.registry import StorageRegistry

@@ -8,14 +8,15 @@ from datetime import datetime, timedelta
 
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.timing import Timing
+from persistence_service.buffer.tombstones import deletions_of, left_of
 from persistence_service.errors import SessionNotFound
 from persistence_service.journal.journal import Journal
 from persistence_service.models.session import Session
 from persistence_service.models.status import UNFINISHED, Status
 from persistence_service.models.task import Task
 from persistence_service.models.times import from_micros
+from persistence_service.models.tombstone import is_covered
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
-from persistence_service.services.deleted import deletions_of, is_covered, left_of
 from persistence_service.services.missing import what_is_missing
 from persistence_service.services.query import POSITION, page_of
 from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS

@@ -23,11 +23,6 @@ async def deletions_of(reader: Reader, session_ids: Iterable[str]) -> dict[str, 
     return {tombstone.session_id: tombstone.deleted_up_to for tombstone in await reader.read(TOMBSTONES, keys)}
 
 
-def is_covered(event_time: datetime, deleted_up_to: datetime | None) -> bool:
-    """Whether a record of that time is deleted."""
-    return deleted_up_to is not None and event_time <= deleted_up_to
-
-
 def left_of(record: R, deleted: Mapping[str, datetime]) -> R | None:
     """What is left of `record` beside these deletions, None if it is deleted."""
     deleted_up_to = deleted.get(record.session_id)
