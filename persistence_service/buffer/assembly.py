@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from persistence_service.buffer.backoff import Backoff
-from persistence_service.buffer.buffer import RecordBuffer, Tickets
+from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.chunk_writer import ChunkWriter
 from persistence_service.buffer.deleted import DeletedSessions
+from persistence_service.buffer.entries import Tickets
 from persistence_service.buffer.flusher import Flusher, Waiting
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
 from persistence_service.buffer.letter_files import LetterFiles

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from persistence_service.buffer.buffer import Entry, RecordBuffer, Refused
+from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.dead_letters import with_error
+from persistence_service.buffer.entries import Entry, Refused
 from persistence_service.buffer.record_writer import RecordWriter, Written
 from persistence_service.errors import DataRejected, UnclassifiedStorageError
 from persistence_service.models.dead_letter import DeadLetterReason

@@ -17,8 +17,9 @@ from typing import Any
 import structlog
 
 from persistence_service.buffer.backoff import Backoff
-from persistence_service.buffer.buffer import RecordBuffer, Tickets
+from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.chunk_writer import ChunkReport, ChunkWriter
+from persistence_service.buffer.entries import Tickets
 from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.orphans import Orphans
 from persistence_service.buffer.policy import FlushPolicy

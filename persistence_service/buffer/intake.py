@@ -7,7 +7,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from persistence_service.buffer.buffer import Entry, RecordBuffer, Tickets
+from persistence_service.buffer.buffer import RecordBuffer
+from persistence_service.buffer.entries import Entry, Tickets
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
 from persistence_service.buffer.timing import Timing

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import structlog
 
-from persistence_service.buffer.buffer import Place, RecordBuffer, Refused
+from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.chunk_writer import CONVINCING
 from persistence_service.buffer.dead_letters import Letter, new_letter, write_letters
+from persistence_service.buffer.entries import Place, Refused
 from persistence_service.buffer.letter_files import LetterFiles
 from persistence_service.buffer.slices import slices
 from persistence_service.buffer.timing import Timing

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from persistence_service.buffer.buffer import Place, RecordBuffer, UnstoredReason
+from persistence_service.buffer.buffer import RecordBuffer
+from persistence_service.buffer.entries import Place, UnstoredReason
 from persistence_service.buffer.flusher import Flusher, FlushReport, Waiting
 from persistence_service.buffer.forecast import Forecast
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_STAMP, KIND_TASKS, Intake

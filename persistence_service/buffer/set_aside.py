@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from persistence_service.buffer.buffer import Place, Tickets
+from persistence_service.buffer.entries import Place, Tickets
 from persistence_service.buffer.intake import Intake
 from persistence_service.buffer.refill import merge_back
 from persistence_service.buffer.room import Room

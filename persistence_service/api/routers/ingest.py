@@ -18,7 +18,7 @@ from persistence_service.api.openapi import BODY, ROOM, documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
 from persistence_service.bootstrap import Services
-from persistence_service.buffer.buffer import Place
+from persistence_service.buffer.entries import Place
 from persistence_service.buffer.manager import Receipt
 from persistence_service.errors import StorageUnavailable, ValidationFailed
 from persistence_service.models.answers import BatchAccepted, FlushDone, UnstoredItem

@@ -31,7 +31,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from persistence_service.buffer.buffer import RecordBuffer, Tickets
+from persistence_service.buffer.buffer import RecordBuffer
+from persistence_service.buffer.entries import Tickets
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
 from persistence_service.buffer.policy import MemoryBounds
 from persistence_service.buffer.room import Room
