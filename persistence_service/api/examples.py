@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from persistence_service import __version__, errors
 from persistence_service.models.administration_answers import (
@@ -244,20 +245,7 @@ BY_TYPE: dict[Any, msgspec.Struct | msgspec.Raw] = {
             version="3.45.1",
             sizes=SizeFigures(total_bytes=31_522_816, log_bytes=4_194_304, free_bytes=0, collections={}),
         ),
-        buffer=BufferFigures(
-            sessions_count=1,
-            tasks_count=50,
-            total_count=51,
-            capacity=50_000,
-            usage_percent=0.1,
-            last_flush_time=_ACCEPTED,
-            size_bytes=23_512,
-            spilled_records=0,
-            spilled_bytes=0,
-            journal_bytes=1_048_576,
-            journal_full_in_s=None,
-            oldest_unstored_age_s=3.127,
-        ),
+        buffer=BufferFigures(**asdict(_BUFFER), spilled_bytes=0, journal_bytes=1_048_576, journal_full_in_s=None),
         process=ProcessInfo(
             pid=4711,
             uptime_s=86_412.108,

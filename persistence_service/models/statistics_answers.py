@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from persistence_service.models.answers import Number, Time
+from persistence_service.models.answers import BufferView, Number, Time
 
 _UNKNOWN = "null until the database was counted for the first time"
 
@@ -64,17 +64,9 @@ class StorageFigures(Struct, frozen=True):
     sizes: SizeFigures | None
 
 
-class BufferFigures(Struct, frozen=True):
-    """What was accepted and is not in the database yet, at this moment. `spilled_records` wait in the journal alone."""
+class BufferFigures(BufferView, frozen=True):
+    """What was accepted and is not in the database yet, at this moment, and how long the journal has room for it."""
 
-    sessions_count: Number
-    tasks_count: Number
-    total_count: Number
-    capacity: Number
-    usage_percent: float
-    last_flush_time: Time | None
-    size_bytes: Number
-    spilled_records: Number
     spilled_bytes: Number
     journal_bytes: Number
     journal_full_in_s: Annotated[
@@ -83,7 +75,6 @@ class BufferFigures(Struct, frozen=True):
             description="seconds until the journal is full, if it fills as it did lately; null while it does not fill"
         ),
     ]
-    oldest_unstored_age_s: float
 
 
 class ProcessInfo(Struct, frozen=True):

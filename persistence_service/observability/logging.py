@@ -201,7 +201,7 @@ class _LogFile(RotatingFileHandler):
         if not count:
             return
         with suppress(OSError, ValueError):  # stderr may be gone as well, and logging never fails its caller
-            print(f"{count} line(s) not written to {self.baseFilename}: {sys.exception()}", file=sys.stderr)  # noqa: T201
+            print(f"{count} line(s) not written to {self.baseFilename}: {sys.exception()}", file=sys.stderr)  # noqa: T201 - the log itself fails
 
 
 def _open_file(path: Path, settings: LoggingSettings) -> logging.Handler:

@@ -47,27 +47,9 @@ class HealthService:
             status=status,
             database="healthy" if is_stored else "unhealthy",
             detail="; ".join(filter(None, (storage, *missing, *alarms))),
-            buffer=self.buffer_view(),
+            buffer=buffer_view(self._buffer),
             journal=self.journal_view(),
             version=__version__,
-        )
-
-    def buffer_view(self) -> BufferView:
-        """The buffer's figures as they are answered."""
-        stats = self._buffer.stats()
-        return BufferView(
-            sessions_count=stats.sessions_count,
-            tasks_count=stats.tasks_count,
-            total_count=stats.total_count,
-            capacity=stats.capacity,
-            usage_percent=stats.usage_percent,
-            size_bytes=stats.size_bytes,
-            last_flush_time=stats.last_flush_time,
-            spilled_records=stats.spilled_records,
-            waiting_for_session=stats.waiting_for_session,
-            set_aside=stats.set_aside,
-            oldest_unstored_age_s=round(self._buffer.oldest_unstored_age_s(), 3),
-            replaying=stats.replaying,
         )
 
     def journal_view(self) -> JournalView:
@@ -80,3 +62,22 @@ class HealthService:
             losses=[str(loss) for loss in stats.losses],
             failing=stats.failing,
         )
+
+
+def buffer_view(buffer: BufferManager) -> BufferView:
+    """The buffer's figures as they are answered."""
+    stats = buffer.stats()
+    return BufferView(
+        sessions_count=stats.sessions_count,
+        tasks_count=stats.tasks_count,
+        total_count=stats.total_count,
+        capacity=stats.capacity,
+        usage_percent=stats.usage_percent,
+        size_bytes=stats.size_bytes,
+        last_flush_time=stats.last_flush_time,
+        spilled_records=stats.spilled_records,
+        waiting_for_session=stats.waiting_for_session,
+        set_aside=stats.set_aside,
+        oldest_unstored_age_s=round(buffer.oldest_unstored_age_s(), 3),
+        replaying=stats.replaying,
+    )

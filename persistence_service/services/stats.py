@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import structlog
+from msgspec import structs
 
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.timing import Timing
@@ -29,6 +30,7 @@ from persistence_service.models.times import from_micros
 from persistence_service.observability.logging import OncePer
 from persistence_service.observability.process import process_figures
 from persistence_service.services.census import Average, Census, CensusTaker
+from persistence_service.services.health import buffer_view
 from persistence_service.storage.backend import BackendHealth, StorageBackend
 from persistence_service.storage.powers import SizeReporter, Sizes
 
@@ -132,21 +134,12 @@ class StatsService:
             )
 
     def _buffer_figures(self) -> BufferFigures:
-        stats = self._buffer.stats()
         full_in_s = self._buffer.seconds_until_journal_full()
         return BufferFigures(
-            sessions_count=stats.sessions_count,
-            tasks_count=stats.tasks_count,
-            total_count=stats.total_count,
-            capacity=stats.capacity,
-            usage_percent=stats.usage_percent,
-            last_flush_time=stats.last_flush_time,
-            size_bytes=stats.size_bytes,
-            spilled_records=stats.spilled_records,
-            spilled_bytes=stats.spilled_bytes,
+            **structs.asdict(buffer_view(self._buffer)),
+            spilled_bytes=self._buffer.stats().spilled_bytes,
             journal_bytes=self._journal.stats().bytes,
             journal_full_in_s=None if full_in_s is None else round(full_in_s, 1),
-            oldest_unstored_age_s=round(self._buffer.oldest_unstored_age_s(), 3),
         )
 
 

@@ -82,12 +82,12 @@ async def test_what_is_drained_while_it_is_read_is_not_removed_under_the_reader(
         async def held_back(positions: object) -> object:
             at_gate.set()
             await gate.wait()
-            return await read_many(positions)  # type: ignore[arg-type]
+            return await read_many(positions)  # type: ignore[arg-type]  # passed on as they are
 
-        rig.journal.read_many = held_back  # type: ignore[method-assign,assignment]
+        rig.journal.read_many = held_back  # type: ignore[method-assign,assignment]  # the race
         reading = asyncio.create_task(rig.buffer.task("T009-00009"))
         await at_gate.wait()
-        rig.journal.read_many = read_many  # type: ignore[method-assign]
+        rig.journal.read_many = read_many  # type: ignore[method-assign]  # as it was
         rig.backend.come_back()
         await rig.buffer.flush()
         gate.set()

@@ -269,10 +269,10 @@ class BufferMachine(RuleBasedStateMachine):
         now = self.timing.wall_us() + 10**9
         if isinstance(batch[0], SessionRequest):
             receipt = await self.rig.buffer.accept_sessions(batch, ack)  # type: ignore[arg-type]  # told by the first
-            records = accept_sessions(batch, Acceptance(to_micros(receipt.accepted_at), now), Limits())  # type: ignore[arg-type]
+            records = accept_sessions(batch, Acceptance(to_micros(receipt.accepted_at), now), Limits())  # type: ignore[arg-type]  # a batch of one kind
         else:
             receipt = await self.rig.buffer.accept_tasks(batch, ack)  # type: ignore[arg-type]  # likewise
-            records = accept_tasks(batch, Acceptance(to_micros(receipt.accepted_at), now), Limits())  # type: ignore[arg-type]
+            records = accept_tasks(batch, Acceptance(to_micros(receipt.accepted_at), now), Limits())  # type: ignore[arg-type]  # a batch of one kind
         self.model.accept(records)
         self.last_accepted = records
         await self.learn_tombstones()

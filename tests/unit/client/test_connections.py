@@ -139,6 +139,6 @@ async def test_any_number_of_calls_share_the_connections_and_some_of_these_are_k
         receipts = await asyncio.gather(*(client.send_tasks(some_tasks(1)) for _ in range(50)))
         assert sum(receipt.count for receipt in receipts) == 50
         assert client.stats.retried == 0
-        kept = [c for c in client._http._transport._pool.connections if not c.is_closed()]  # type: ignore[attr-defined]
+        kept = [c for c in client._http._transport._pool.connections if not c.is_closed()]  # type: ignore[attr-defined]  # httpx keeps its pool to itself
         assert len(kept) == 2
     assert server.most_open == 5
