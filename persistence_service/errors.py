@@ -22,7 +22,8 @@
     │   ├── Replaying               the journal of the last run is still being read
     │   ├── ShuttingDown            intake has ended
     │   └── StorageUnavailable      the backend is away or not writable
-    │       └── QueryTimeout        the query ran into its time limit
+    │       ├── QueryTimeout        the query ran into its time limit
+    │       └── TransactionConflict another transaction was in the way
     ├── StorageError                the backend answered, and said no
     │   ├── DataRejected            a record can never be stored as it is
     │   ├── StorageSetupError       password, privilege or table is missing
@@ -207,6 +208,12 @@ class StorageUnavailable(Unavailable):
 
 class QueryTimeout(StorageUnavailable):
     code = "QUERY_TIMEOUT"
+
+
+class TransactionConflict(StorageUnavailable):
+    """The transaction was undone in favour of another one; repeated at once, it will very likely come through."""
+
+    code = "TRANSACTION_CONFLICT"
 
 
 # ---------------------------------------------------------------------------------------------------- storage

@@ -20,6 +20,7 @@ from persistence_service.settings.model import (
     SqliteSettings,
     StatsSettings,
     StorageSettings,
+    TlsMode,
 )
 from persistence_service.settings.reference import configuration_file, markdown_table
 from persistence_service.settings.routing import StorageNames, routing_problems
@@ -45,6 +46,7 @@ __all__ = [
     "StatsSettings",
     "StorageNames",
     "StorageSettings",
+    "TlsMode",
     "configuration_file",
     "environment_name",
     "flag_name",

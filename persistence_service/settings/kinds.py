@@ -66,7 +66,7 @@ def _database_file(path: Path) -> Path:
 
 
 def _optional_path(value: object) -> object:
-    return None if value == "" else _path(value)
+    return None if value in ("", "null") else _path(value)
 
 
 def _plugin_name(value: str) -> str:

@@ -33,6 +33,15 @@ class Durability(StrEnum):
         return order.index(self) >= order.index(other)
 
 
+class TlsMode(StrEnum):
+    """How a connection to a database server is protected; MySQL's own names."""
+
+    DISABLED = "disabled"
+    REQUIRED = "required"
+    VERIFY_CA = "verify_ca"
+    VERIFY_IDENTITY = "verify_identity"
+
+
 class LogLevel(StrEnum):
     """The least severity that is logged."""
 
@@ -59,6 +68,7 @@ def _upper(value: object) -> object:
 
 
 _DurabilityField = Annotated[Durability, BeforeValidator(_lower), kinds.choice_kind(Durability)]
+_TlsModeField = Annotated[TlsMode, BeforeValidator(_lower), kinds.choice_kind(TlsMode)]
 _LogLevelField = Annotated[LogLevel, BeforeValidator(_upper), kinds.choice_kind(LogLevel)]
 _LogFormatField = Annotated[LogFormat, BeforeValidator(_lower), kinds.choice_kind(LogFormat)]
 
@@ -214,12 +224,12 @@ class SqliteSettings(Section):
 
 
 class DatabaseSettings(Section):
-    """The MySQL or MariaDB server, for a storage backend of the name mysql; this version ships none yet."""
+    """The MySQL or MariaDB server, used where the backend is mysql."""
 
     host: kinds.AddressList = Field(
         default=("localhost",),
         min_length=1,
-        description="The server, or the servers of one replication group.",
+        description="The server, or the servers of one replication group, of which the primary is found and followed.",
     )
     port: kinds.Count = Field(default=3306, ge=1, le=65_535, description="Port of the hosts that name none themselves.")
     user: kinds.Text = Field(default="root", max_length=128, description="Account of the service.")
@@ -236,7 +246,34 @@ class DatabaseSettings(Section):
         default=_HOUR,
         ge=1,
         le=7 * _DAY,
-        description="Age at which an idle connection is replaced; less than the server's wait_timeout.",
+        description="Age at which an idle connection is replaced.",
+    )
+    connect_timeout: kinds.Seconds = Field(
+        default=5.0, ge=0.1, le=_MINUTE, description="How long connecting and logging in may take."
+    )
+    acquire_timeout: kinds.Seconds = Field(
+        default=10.0, ge=0.1, le=10 * _MINUTE, description="How long to wait for a free connection."
+    )
+    statement_timeout: kinds.Seconds = Field(
+        default=60.0,
+        ge=1,
+        le=_HOUR,
+        description="How long the server may take to answer a write or a commit before the connection is given up. "
+        "Queries have limits.query_timeout.",
+    )
+    tls: _TlsModeField = Field(
+        default=TlsMode.DISABLED,
+        description="Protection of the connections: none (disabled), encrypted without knowing by whom (required), by a "
+        "server whose certificate is signed by a known authority (verify_ca), and carries its host's name (verify_identity).",
+    )
+    tls_ca: kinds.OptionalFile = Field(
+        default=None, description="Certificates of the authorities to trust; the system's where none is named."
+    )
+    tls_cert: kinds.OptionalFile = Field(default=None, description="The service's own certificate, if the server asks.")
+    tls_key: kinds.OptionalFile = Field(default=None, description="The private key of database.tls_cert.")
+    allow_lossy_failover: kinds.Switch = Field(
+        default=False,
+        description="Accept several hosts that are no replication group. A failover among them can lose what was stored.",
     )
 
     @property

@@ -91,6 +91,13 @@ _RULES = (
             f"database.pool_min ({s.database.pool_min}) must be at most database.pool_size ({s.database.pool_size})"
         ),
     ),
+    _Rule(
+        ("database.tls_key", "database.tls_cert"),
+        lambda s: s.database.tls_key is None or s.database.tls_cert is not None,
+        lambda s: (
+            f"database.tls_key ({s.database.tls_key}) needs database.tls_cert, the certificate that it belongs to"
+        ),
+    ),
 )
 
 
