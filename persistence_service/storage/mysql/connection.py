@@ -1,0 +1,173 @@
+"""One connection to one server: statements with a time limit, and never a second use after a doubt."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
+
+from pymysql.constants import SERVER_STATUS
+from pymysql.err import MySQLError
+
+from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable
+from persistence_service.storage.mysql.errors import translated
+from persistence_service.storage.mysql.facts import ServerFacts, find_facts
+from persistence_service.storage.mysql.options import Address, MysqlOptions
+from persistence_service.storage.mysql.wire import Wire
+
+# A client that vanished without a word (its machine lost power) holds its locks until the server ends the session. The pool
+# pings what it keeps more often than this.
+SESSION_IDLE_S = 60
+_LOCK_WAIT_S = 5
+_CLOSE_WAIT_S = 1.0
+
+# The comments: the binary collation without padding has a name of its own on MySQL and on MariaDB.
+_VARIABLES = (
+    "SET NAMES utf8mb4 COLLATE /*!80017 utf8mb4_0900_bin *//*M!100200 utf8mb4_nopad_bin */, "
+    "autocommit=1, time_zone='+00:00', foreign_key_checks=1, unique_checks=1, "
+    f"innodb_lock_wait_timeout={_LOCK_WAIT_S}, wait_timeout={SESSION_IDLE_S}, "
+    "sql_mode='STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
+)
+_SESSION = (_VARIABLES, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+# The driver's own numbers (a lost connection, a broken protocol) and those with which a server says farewell:
+# ER_SERVER_SHUTDOWN, MariaDB's ER_CONNECTION_KILLED, ER_SESSION_WAS_KILLED, ER_CLIENT_INTERACTION_TIMEOUT.
+_CLIENT_NUMBERS = range(2000, 3000)
+_FAREWELLS = {1053, 1927, 3169, 4031}
+
+
+class Answer(NamedTuple):
+    """What the server said to one statement; `affected` counts as MySQL does: an upsert's row is 0, 1 or 2."""
+
+    rows: Sequence[tuple[Any, ...]]
+    affected: int
+    warnings: int
+
+
+class MysqlConnection:
+    """Used by one task at a time. Once `is_usable` is False it stays so."""
+
+    def __init__(self, wire: Wire, address: Address, facts: ServerFacts, answer_timeout_s: float) -> None:
+        self._wire = wire
+        self._answer_timeout_s = answer_timeout_s
+        self.address = address
+        self.facts = facts
+        self.was_lost = False  # the other side ended it; whether the statement was done is not known
+
+    @classmethod
+    async def open(cls, options: MysqlOptions, address: Address, known: ServerFacts | None = None) -> Self:
+        """Connect, log in and prepare the session, all within `connect_timeout_s`.
+
+        `known` are the facts of a former connection there, which spare looking for them again.
+        """
+        wire = Wire(options, address)
+        try:
+            async with asyncio.timeout(options.connect_timeout_s):
+                await wire.connect()
+                for statement in _SESSION:
+                    await wire.query(statement)
+                facts = await find_facts(wire, options.query_timeout_s, known)
+        except TimeoutError as exc:
+            wire.close()
+            raise StorageUnavailable(
+                f"{_name(address)} did not let us in within {options.connect_timeout_s:g} s (database.connect_timeout)"
+            ) from exc
+        except Exception as exc:
+            wire.close()
+            raise _connect_error(exc, address) from exc
+        except BaseException:
+            wire.close()
+            raise
+        return cls(wire, address, facts, options.answer_timeout_s)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether nothing is known against the next statement; the server may still be gone."""
+        return bool(self._wire.is_sound)
+
+    @property
+    def in_transaction(self) -> bool:
+        """As the server said last, which after an error may be more than is true."""
+        return bool(self._wire.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+
+    async def run(self, statement: str | bytes, *, limit_s: float | None = None) -> Answer:
+        """Do one statement; `limit_s` is None for the usual limit.
+
+        After a time-out, a cancellation or a loss the socket is closed: whether the statement was done is not known.
+
+        Raises:
+            PersistenceError: as `translated` says; StorageUnavailable for a time-out and a lost connection.
+        """
+        limit_s = self._answer_timeout_s if limit_s is None else limit_s
+        limit = asyncio.timeout(limit_s)
+        try:
+            text = statement if isinstance(statement, bytes) else statement.encode()
+            async with limit:
+                await self._wire.query(text)
+        except Exception as exc:
+            if limit.expired():
+                self.abandon()
+                raise StorageUnavailable(f"{_name(self.address)} gave no answer within {limit_s:g} s") from exc
+            raise self._failure(exc) from exc
+        except BaseException:
+            self.abandon()
+            raise
+        result = self._wire._result  # noqa: SLF001  # the driver gives it to its cursors alone
+        return Answer(result.rows or (), result.affected_rows, result.warning_count)
+
+    def escape_text(self, text: str) -> str:
+        """`text` as it stands between single quotes in a statement of this session."""
+        return str(self._wire.escape_string(text))
+
+    async def begin(self) -> None:
+        await self.run("START TRANSACTION")
+
+    async def commit(self) -> None:
+        """After an error the outcome is unknown unless the server itself refused."""
+        await self.run("COMMIT")
+
+    async def roll_back(self) -> None:
+        await self.run("ROLLBACK")
+
+    def abandon(self) -> None:
+        """Close the socket now: the server rolls back what is open."""
+        self._wire.close()
+
+    async def close(self) -> None:
+        """Take leave, so that the server counts no aborted client; within a second, and without an error."""
+        with suppress(Exception):
+            async with asyncio.timeout(_CLOSE_WAIT_S):
+                await self._wire.quit()
+        self.abandon()
+
+    def _failure(self, error: Exception) -> PersistenceError:
+        """Ours for `error`; what leaves a doubt about the connection ends it."""
+        if isinstance(error, PersistenceError | UnicodeEncodeError):
+            return translated(error) or StorageUnavailable(str(error))
+        number = error.args[0] if isinstance(error, MySQLError) and error.args else None
+        if self._wire.closed or not isinstance(number, int) or number in _CLIENT_NUMBERS or number in _FAREWELLS:
+            self.was_lost = True
+            self.abandon()
+            return StorageUnavailable(
+                f"the connection to {_name(self.address)} was lost", number=number if isinstance(number, int) else None
+            )
+        return translated(error) or StorageUnavailable(f"{_name(self.address)}: {error}", number=number)
+
+
+def _connect_error(error: Exception, address: Address) -> PersistenceError:
+    cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return StorageSetupError(
+            f"the certificate of {_name(address)} is not accepted: {cause.verify_message}; check database.tls_ca and "
+            "database.host, and whether this is the right server"
+        )
+    known = translated(error)
+    if known is not None:
+        return known
+    return StorageUnavailable(f"can't connect to {_name(address)}: {cause}")
+
+
+def _name(address: Address) -> str:
+    return f"the database server {address[0]}:{address[1]}"
