@@ -11,10 +11,12 @@ from persistence_service.models.merge import Measure, MergeRule, Part
 from persistence_service.models.status import Status
 
 Columns = Mapping[str, ColumnElement[Any]]
+Nullable = Callable[[str], bool]
+Greatest = Callable[[ColumnElement[Any], ColumnElement[Any]], ColumnElement[Any]]
 
 
-def wins(part: Part, arriving: Columns, kept: Columns, nullable: Callable[[str], bool]) -> ColumnElement[bool]:
-    """Whether the arriving record gives the fields of `part`: its order is higher, compared from left to right."""
+def wins(part: Part, arriving: Columns, kept: Columns, nullable: Nullable) -> ColumnElement[bool]:
+    """Whether the arriving record gives the fields of `part`: its order is higher, compared from left to right. Never NULL."""
     if not part.order:
         return true()
     if not any(nullable(term.field) for term in part.order):
@@ -27,32 +29,37 @@ def wins(part: Part, arriving: Columns, kept: Columns, nullable: Callable[[str],
     return func.coalesce(higher, false())
 
 
+def changes(rule: MergeRule[Any], arriving: Columns, kept: Columns, nullable: Nullable) -> ColumnElement[bool]:
+    """Whether the arriving record changes the row at all; otherwise the row that is stored stays."""
+    won = [wins(part, arriving, kept, nullable) for part in rule.parts]
+    return or_(false(), *won, *(arriving[field] > kept[field] for field in rule.largest))
+
+
+def changes_with_one_part(rule: MergeRule[Any]) -> bool:
+    """Whether one part is all that can change: when a row changes, that part does, and no field need ask for itself."""
+    return len(rule.parts) == 1 and not rule.largest
+
+
 def assignments(
-    rule: MergeRule[Any],
-    arriving: Columns,
-    kept: Columns,
-    nullable: Callable[[str], bool],
-    greatest: Callable[[ColumnElement[Any], ColumnElement[Any]], ColumnElement[Any]],
-) -> tuple[dict[str, ColumnElement[Any]], ColumnElement[bool]]:
-    """What an upsert assigns to each field of a stored row, and whether it changes the row at all.
+    rule: MergeRule[Any], arriving: Columns, kept: Columns, nullable: Nullable, greatest: Greatest
+) -> dict[str, ColumnElement[Any]]:
+    """What an upsert assigns to each field of a stored row, for a row that `changes`.
 
     The assignments read the row as it was before any of them. Without any the row that is stored stays.
     """
     values: dict[str, ColumnElement[Any]] = {}
-    changes: list[ColumnElement[bool]] = []
-    # When a row changes and one part is all that can change, that part does: no need to ask for each field.
-    alone = len(rule.parts) == 1 and not rule.largest
+    alone = changes_with_one_part(rule)
     for part in rule.parts:
         condition = wins(part, arriving, kept, nullable)
-        changes.append(condition)
         for field in part.fields:
             values[field] = arriving[field] if alone else case((condition, arriving[field]), else_=kept[field])
-    for field in rule.largest:
-        changes.append(arriving[field] > kept[field])
-        values[field] = greatest(kept[field], arriving[field])
-    if "updated_at" in kept:
-        values["updated_at"] = greatest(kept["updated_at"], arriving["updated_at"])
-    return values, or_(false(), *changes)
+    values |= {field: greatest(kept[field], arriving[field]) for field in (*rule.largest, *stamps(kept))}
+    return values
+
+
+def stamps(kept: Columns) -> tuple[str, ...]:
+    """The fields that go forward whenever a row changes."""
+    return ("updated_at",) if "updated_at" in kept else ()
 
 
 def _measures(row: Columns, part: Part) -> list[ColumnElement[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 import msgspec
 from sqlalchemy import Column, ForeignKey, Index, MetaData, Table
@@ -45,13 +45,15 @@ INDEXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 class Schema:
-    """The tables of some collections, by collection."""
+    """The tables of some collections, by collection. A database that needs more than the fields says so in a subclass."""
+
+    table_options: ClassVar[Mapping[str, Any]] = {"sqlite_strict": True}
 
     def __init__(self, collections: Sequence[Collection[Any]]) -> None:
         self.metadata = MetaData()
         self.collections = {collection.name: collection for collection in collections}
         for collection in collections:
-            _add_table(self.metadata, collection)
+            self._add_table(collection)
 
     def table(self, collection: Collection[Any]) -> Table:
         """The table of `collection`.
@@ -72,27 +74,36 @@ class Schema:
             if other.parent is not None and other.parent.collection.name == collection.name
         ]
 
+    def service_columns(self, collection: Collection[Any]) -> list[Column[Any]]:  # noqa: ARG002  # for subclasses
+        """Columns behind those of the record."""
+        return []
 
-def _add_table(metadata: MetaData, collection: Collection[Any]) -> None:
-    columns = [_column(collection, field) for field in msgspec.structs.fields(collection.record)]
-    table = Table(collection.name, metadata, *columns, sqlite_strict=True)
-    for name, fields in INDEXES.get(collection.name, {}).items():
-        Index(name, *(table.c[field] for field in fields))
+    def reference_name(self, collection: Collection[Any]) -> str | None:  # noqa: ARG002  # for subclasses
+        """What the foreign key to the collection's parent is called; None leaves it to the database."""
+        return None
 
+    def _add_table(self, collection: Collection[Any]) -> None:
+        columns = [self._column(collection, field) for field in msgspec.structs.fields(collection.record)]
+        columns += self.service_columns(collection)
+        table = Table(collection.name, self.metadata, *columns, **self.table_options)
+        for name, fields in INDEXES.get(collection.name, {}).items():
+            Index(name, *(table.c[field] for field in fields))
 
-def _column(collection: Collection[Any], field: msgspec.structs.FieldInfo) -> Column[Any]:
-    parent = collection.parent
-    references = []
-    if parent is not None and parent.field == field.name:
-        references.append(ForeignKey(f"{parent.collection.name}.{parent.collection.key}", ondelete="CASCADE"))
-    python_type, nullable = _plain_type(field.type)
-    return Column(
-        field.name,
-        column_type(python_type),
-        *references,
-        primary_key=field.name == collection.key,
-        nullable=nullable,
-    )
+    def _column(self, collection: Collection[Any], field: msgspec.structs.FieldInfo) -> Column[Any]:
+        parent = collection.parent
+        references = []
+        if parent is not None and parent.field == field.name:
+            target = f"{parent.collection.name}.{parent.collection.key}"
+            references.append(ForeignKey(target, name=self.reference_name(collection), ondelete="CASCADE"))
+        python_type, nullable = _plain_type(field.type)
+        is_key = field.name == collection.key
+        return Column(
+            field.name,
+            column_type(python_type, field.name, is_key=is_key or bool(references)),
+            *references,
+            primary_key=is_key,
+            nullable=nullable,
+        )
 
 
 def _plain_type(annotation: Any) -> tuple[type, bool]:  # noqa: ANN401  # any annotation
