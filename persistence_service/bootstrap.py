@@ -38,6 +38,7 @@ from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.collections import ALL_COLLECTIONS, SESSIONS
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.opening import BackendOpener
+from persistence_service.storage.powers import AvailabilityNotifier
 from persistence_service.storage.registry import BackendFactory, StorageRegistry, plugins
 from persistence_service.storage.sqlite.backend import SqliteBackend
 
@@ -147,6 +148,8 @@ async def open_services(
             prepare=opener.ensure_open,
         )
         buffer, flusher = parts.manager, parts.flusher
+        if isinstance(backend, AvailabilityNotifier):
+            backend.on_available(flusher.try_again)
         _watch(metrics, buffer, journal)
         await stack.enter_async_context(
             _running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout))

@@ -148,6 +148,10 @@ class Flusher:
         if self.failure is None and not self._busy:
             self._wake.set()
 
+    def try_again(self) -> None:
+        """The backend is said to work again: don't wait for the back-off to end."""
+        self._wake.set()
+
     def make_room(self) -> None:
         """The journal has no room: flush what there is."""
         self._room_wanted = True

@@ -6,7 +6,7 @@ Who uses one asks with `isinstance`, and does without where it is missing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -43,3 +43,11 @@ class SizeReporter(ABC):
             BackendClosed: before `open`, and after `close`.
             StorageUnavailable: the backend is away.
         """
+
+
+class AvailabilityNotifier(ABC):
+    """A backend that notices by itself when it works again, before anybody uses it."""
+
+    @abstractmethod
+    def on_available(self, notify: Callable[[], None]) -> None:
+        """Call `notify`, from the event loop, whenever the backend can be used again after it could not."""

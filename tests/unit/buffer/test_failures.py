@@ -89,6 +89,19 @@ async def test_it_retries_for_ever_and_no_more_often_than_the_backoff_says(tmp_p
         assert len((await rig.stored())[0]) == 205
 
 
+async def test_a_backend_that_says_it_works_again_is_not_kept_waiting_for_the_end_of_the_backoff(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, size=10) as rig:
+        rig.backend.go_away(AWAY)
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(10)])
+        for _ in range(12):  # by now it pauses for half a minute
+            await rig.rests()
+            await rig.pass_time(30)
+        rig.backend.come_back()
+        await rig.rests()
+        rig.flusher.try_again()
+        await until(lambda: rig.buffer.stats().sessions_count == 0)
+
+
 async def test_a_commit_of_unknown_outcome_is_repeated_harmlessly(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         rig.backend.fail_next(AWAY, when=When.AFTER_COMMIT, times=2)
