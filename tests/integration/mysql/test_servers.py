@@ -1,13 +1,33 @@
 """What the fixtures of real servers promise to all other tests."""
 
+import os
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pymysql
 import pytest
 
-from tests.servers.group import Group
 from tests.servers.process import running_pid
+from tests.servers.run import ROOT
 from tests.servers.server import Server
+
+POLL_S = 0.02
+
+# A run of its own, whose only test names the server's folder and then does not end, or fails.
+INNER_TEST = """
+import os, signal
+from pathlib import Path
+
+def test_inner(mariadb_server, server_run):
+    [folder] = Path((server_run.shared / "servers").read_text()).glob("mariadb-*")
+    Path("folder.new").write_text(str(folder))
+    Path("folder.new").rename("folder")
+    assert "fails" not in os.environ
+    signal.pause()
+"""
 
 
 def test_a_server_is_of_the_kind_that_it_says(database_server: Server) -> None:
@@ -67,18 +87,29 @@ def test_a_frozen_server_answers_again_when_it_is_thawed(own_server: Server) -> 
 
 
 @pytest.mark.slow
-def test_a_group_elects_another_primary_and_takes_the_old_one_back(group_server: Group) -> None:
-    database = group_server.new_database()
-    old = group_server.primary()
-    assert old is not None
-    old.sql("CREATE TABLE t (id INT PRIMARY KEY)", database)
-    old.sql("INSERT INTO t VALUES (7)", database)
+@pytest.mark.parametrize("how", ["fails", "is interrupted", "is killed"])
+def test_no_server_is_left_when_a_run_ends(mariadb_server: Server, tmp_path: Path, how: str) -> None:
+    (tmp_path / "test_inner.py").write_text(INNER_TEST)
+    plugins = ["-p", "no:cacheprovider", "-p", "tests.servers.fixtures", "-n", "0" if how == "is interrupted" else "1"]
+    command = [sys.executable, "-m", "pytest", *plugins, f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'base'}"]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_", "PYTEST_"))
+    }
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"fails": "1"} if how == "fails" else {})
+    with subprocess.Popen(
+        [*command, "test_inner.py"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as run:
+        while not (tmp_path / "folder").exists():
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(POLL_S)
+        folder = Path((tmp_path / "folder").read_text())
+        if how != "fails":
+            assert running_pid(folder) is not None
+            run.send_signal(signal.SIGINT if how == "is interrupted" else signal.SIGKILL)
+        output, _ = run.communicate(timeout=60)
 
-    old.kill()
-    while (new := group_server.primary()) in (None, old):
-        pass
-
-    assert new is not None
-    assert new.sql("SELECT id FROM t", database) == [(7,)]
-    group_server.rejoin(old)
-    assert sorted(group_server.roles().values()) == [("ONLINE", "PRIMARY"), *[("ONLINE", "SECONDARY")] * 2]
+    deadline = time.monotonic() + 30
+    while folder.parent.exists():
+        assert time.monotonic() < deadline, output
+        time.sleep(POLL_S)
+    assert running_pid(folder) is None
