@@ -25,6 +25,7 @@ from persistence_service.observability.logging import OncePer
 from persistence_service.observability.metrics import Metrics
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.collections import SETTLED_LETTERS
+from persistence_service.storage.conflicts import repeating_conflicts
 
 _log = structlog.get_logger(__name__)
 _WINDOW_S: Final = 60.0
@@ -172,8 +173,7 @@ class Letterbox:
         if not outgoing:
             return
         try:
-            async with self._backend.transaction() as transaction:
-                await write_letters(transaction, [each.letter for each in outgoing])
+            await repeating_conflicts(lambda: self._store(outgoing))
         except (DataRejected, UnclassifiedStorageError) as exc:
             if len(outgoing) > 1:
                 middle = len(outgoing) // 2
@@ -189,6 +189,10 @@ class Letterbox:
         attempt.stored += len(outgoing)
         for each in outgoing:
             self._bury(each.due)
+
+    async def _store(self, outgoing: Sequence[_Outgoing]) -> None:
+        async with self._backend.transaction() as transaction:
+            await write_letters(transaction, [each.letter for each in outgoing])
 
     async def _keep_in_file(self, outgoing: _Outgoing) -> None:
         try:

@@ -17,6 +17,7 @@ from persistence_service.buffer.tombstones import deletions_of, left_of
 from persistence_service.models.tombstone import is_covered
 from persistence_service.storage.backend import Rejection, RejectionReason, StorageBackend, Transaction
 from persistence_service.storage.collections import SESSIONS, Collection
+from persistence_service.storage.conflicts import repeating_conflicts
 from persistence_service.storage.query import OneOf
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -47,6 +48,9 @@ class RecordWriter:
         Raises:
             DataRejected: one of them can never be stored, and none was.
         """
+        return await repeating_conflicts(lambda: self._write(collection, records))
+
+    async def _write(self, collection: Collection[R], records: Sequence[R]) -> Written:
         async with self._backend.transaction() as transaction:
             return await write_records(transaction, collection, records)
 

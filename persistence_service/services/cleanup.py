@@ -10,9 +10,10 @@ from enum import StrEnum
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.tombstones import deletions_of
 from persistence_service.models.status import Status
-from persistence_service.models.tombstone import is_covered
+from persistence_service.models.tombstone import Tombstone, is_covered
 from persistence_service.services.deletion import DeletionService, stored_tasks
 from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
+from persistence_service.storage.conflicts import repeating_conflicts
 from persistence_service.storage.query import Between, Condition, Equals, OneOf, Query, Sort
 from persistence_service.storage.registry import StorageRegistry
 
@@ -103,21 +104,28 @@ class CleanupService:
 
     async def _delete(self, session_id: str, expired: tuple[Condition, ...]) -> int | None:
         """How many tasks went with the session; None if it is left alone after all, since something has changed."""
-        of_it = Equals(SESSIONS.key, session_id)
         with self._deletion.completing():
-            async with self._backend.transaction() as transaction:
-                deleted = await deletions_of(transaction, [session_id])
-                stored = await transaction.read(SESSIONS, [session_id])
-                is_expired = await transaction.select(SESSIONS, (SESSIONS.key,), Query((of_it, *expired), limit=1))
-                if not is_expired or self._buffer.is_waiting(session_id):
-                    return None
-                if is_covered(stored[0].event_time, deleted.get(session_id)):
-                    return None
-                newest_task, tasks = await stored_tasks(transaction, session_id)
-                newest = max(stored[0].event_time, newest_task or stored[0].event_time)
-                tombstone = await self._deletion.write_tombstone(transaction, session_id, newest)
+            marked = await repeating_conflicts(lambda: self._mark(session_id, expired))
+            if marked is None:
+                return None
+            tombstone, tasks = marked
             await self._deletion.remove(tombstone)
         return tasks
+
+    async def _mark(self, session_id: str, expired: tuple[Condition, ...]) -> tuple[Tombstone, int] | None:
+        """Store the session's tombstone, unless the session is to be left alone; and how many tasks it has."""
+        of_it = Equals(SESSIONS.key, session_id)
+        async with self._backend.transaction() as transaction:
+            deleted = await deletions_of(transaction, [session_id])
+            stored = await transaction.read(SESSIONS, [session_id])
+            is_expired = await transaction.select(SESSIONS, (SESSIONS.key,), Query((of_it, *expired), limit=1))
+            if not is_expired or self._buffer.is_waiting(session_id):
+                return None
+            if is_covered(stored[0].event_time, deleted.get(session_id)):
+                return None
+            newest_task, tasks = await stored_tasks(transaction, session_id)
+            newest = max(stored[0].event_time, newest_task or stored[0].event_time)
+            return await self._deletion.write_tombstone(transaction, session_id, newest), tasks
 
 
 def _expired(status: Status, cutoff: datetime, age_of: AgeOf) -> tuple[Condition, ...]:

@@ -41,6 +41,7 @@ from persistence_service.services.joint_replay import JointReplay, replay_jointl
 from persistence_service.services.query import MAX_INEXACT_TOTAL
 from persistence_service.storage.backend import RejectionReason, Transaction
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS, SETTLED_LETTERS, TASKS, Collection
+from persistence_service.storage.conflicts import repeating_conflicts
 from persistence_service.storage.query import Between, Condition, Equals, Query, Sort, Value
 from persistence_service.storage.registry import StorageRegistry
 
@@ -233,9 +234,13 @@ class DeadLetterService:
         Raises:
             StorageUnavailable: the backend is away; asking again is safe.
         """
-        try:
+
+        async def replay() -> JointReplay:
             async with self._backend.transaction() as transaction:
-                done = await replay_jointly(transaction, letter_ids)
+                return await replay_jointly(transaction, letter_ids)
+
+        try:
+            done = await repeating_conflicts(replay)
         except (DataRejected, UnclassifiedStorageError):  # perhaps it is one of them alone
             return JointReplay()
         await asyncio.to_thread(lambda: [self._files.remove(letter_id) for letter_id in done.settled])
@@ -249,22 +254,7 @@ class DeadLetterService:
             in_file = await asyncio.to_thread(self._files.read, letter_id)
             if in_file is None:
                 raise DeadLetterNotFound(letter_id)
-        letter: Letter | None = None
-        try:
-            async with self._backend.transaction() as transaction:
-                letter = in_file or await read_letter(transaction, letter_id)
-                if letter is None:  # somebody else was quicker
-                    raise DeadLetterNotFound(letter_id)
-                record = mend(_record_of(letter))
-                outcome = await _write(transaction, letter.letter.collection, record)
-                if outcome.status is not ReplayStatus.STILL_REFUSED:
-                    await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
-                    if mend is not _as_it_is:
-                        await self._settle(transaction, letter_id)
-        except DataRejected as exc:
-            if letter is None:
-                raise
-            outcome = _refusal(exc)
+        letter, outcome = await repeating_conflicts(lambda: self._write_again(letter_id, in_file, mend))
         if outcome.status is ReplayStatus.STILL_REFUSED:
             if mend is _as_it_is:
                 await self._note(letter, outcome, in_file=in_file is not None)
@@ -273,6 +263,25 @@ class DeadLetterService:
         if outcome.status is ReplayStatus.DROPPED:
             self._metrics.dropped(letter.letter.collection, 1)
         return outcome
+
+    async def _write_again(self, letter_id: str, in_file: Letter | None, mend: Mend) -> tuple[Letter, Replay]:
+        """Write the record and remove the letter in one transaction; refused, the letter stays."""
+        letter: Letter | None = None
+        try:
+            async with self._backend.transaction() as transaction:
+                letter = in_file or await read_letter(transaction, letter_id)
+                if letter is None:  # somebody else was quicker
+                    raise DeadLetterNotFound(letter_id)
+                outcome = await _write(transaction, letter.letter.collection, mend(_record_of(letter)))
+                if outcome.status is not ReplayStatus.STILL_REFUSED:
+                    await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
+                    if mend is not _as_it_is:
+                        await self._settle(transaction, letter_id)
+                return letter, outcome
+        except DataRejected as exc:
+            if letter is None:
+                raise
+            return letter, _refusal(exc)
 
     async def _settle(self, transaction: Transaction, letter_id: str) -> None:
         """The record never becomes a letter again: it may come once more, from the journal or from a worker."""
@@ -295,8 +304,11 @@ class DeadLetterService:
         if in_file:
             await asyncio.to_thread(self._files.write, renewed)
             return
+        await repeating_conflicts(lambda: self._renew(renewed))
+
+    async def _renew(self, renewed: Letter) -> None:
         async with self._backend.transaction() as transaction:
-            if await transaction.read(DEAD_LETTERS, [letter.letter.letter_id]):  # nobody has discarded it meanwhile
+            if await transaction.read(DEAD_LETTERS, [renewed.letter.letter_id]):  # nobody has discarded it meanwhile
                 await write_letters(transaction, [renewed])
 
     async def replay_all(self, which: LetterFilter, *, dry_run: bool = False) -> ReplayCounts:
@@ -348,10 +360,15 @@ class DeadLetterService:
             DeadLetterNotFound: there is none of this id.
             StorageUnavailable: the backend is away.
         """
-        async with self._backend.transaction() as transaction:
-            stored = await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
-            if stored or await asyncio.to_thread(self._files.holds, letter_id):
-                await self._settle(transaction, letter_id)
+
+        async def remove() -> int:
+            async with self._backend.transaction() as transaction:
+                stored = await transaction.delete(DEAD_LETTERS, (Equals(DEAD_LETTERS.key, letter_id),))
+                if stored or await asyncio.to_thread(self._files.holds, letter_id):
+                    await self._settle(transaction, letter_id)
+                return stored
+
+        stored = await repeating_conflicts(remove)
         if not await asyncio.to_thread(self._files.remove, letter_id) and not stored:
             raise DeadLetterNotFound(letter_id)
 

@@ -25,6 +25,7 @@ from persistence_service.services.background import repeat
 from persistence_service.services.query import POSITION
 from persistence_service.storage.backend import Transaction
 from persistence_service.storage.collections import SESSIONS, TASKS, TOMBSTONES
+from persistence_service.storage.conflicts import repeating_conflicts
 from persistence_service.storage.query import (
     COUNT,
     Aggregate,
@@ -73,15 +74,18 @@ class DeletionService:
         stamp = await self._buffer.next_stamp()
         up_to = await self._buffer.newest_of(session_id, stamp) or stamp
         with self.completing():
-            async with self._backend.transaction() as transaction:
-                tombstone = await self._mark(transaction, session_id, up_to, buffered)
+            tombstone = await repeating_conflicts(lambda: self._mark(session_id, up_to, buffered))
             await self.remove(tombstone)
         return tombstone.deleted_up_to
 
-    async def _mark(
+    async def _mark(self, session_id: str, up_to: datetime, buffered: Session | None) -> Tombstone:
+        """Store the tombstone; one whose rows are still being removed is given back as it is."""
+        async with self._backend.transaction() as transaction:
+            return await self._mark_in(transaction, session_id, up_to, buffered)
+
+    async def _mark_in(
         self, transaction: Transaction, session_id: str, up_to: datetime, buffered: Session | None
     ) -> Tombstone:
-        """Write the tombstone; one whose rows are still being removed is given back as it is."""
         tombstones = await transaction.read(TOMBSTONES, [session_id])
         stored = await transaction.read(SESSIONS, [session_id])
         before = tombstones[0] if tombstones else None
@@ -112,6 +116,9 @@ class DeletionService:
         covered = (Equals("session_id", session_id), Between("event_time", None, up_to))
         while await self._remove_tasks(covered):
             pass
+        await repeating_conflicts(lambda: self._remove_session(tombstone, covered))
+
+    async def _remove_session(self, tombstone: Tombstone, covered: tuple[Condition, ...]) -> None:
         now = from_micros(self._timing.wall_us())
         async with self._backend.transaction() as transaction:
             await transaction.delete(SESSIONS, covered)
@@ -122,7 +129,7 @@ class DeletionService:
         query = Query(covered, tuple(Sort(field) for field in POSITION), limit=_TASKS_AT_ONCE)
         keys = [key for (key,) in await self._backend.select(TASKS, (TASKS.key,), query)]
         if keys:
-            await self._backend.delete(TASKS, (OneOf(TASKS.key, keys), *covered))
+            await repeating_conflicts(lambda: self._backend.delete(TASKS, (OneOf(TASKS.key, keys), *covered)))
         return bool(keys)
 
     # ------------------------------------------------------------------------------------------------- completion
