@@ -51,3 +51,17 @@ class AvailabilityNotifier(ABC):
     @abstractmethod
     def on_available(self, notify: Callable[[], None]) -> None:
         """Call `notify`, from the event loop, whenever the backend can be used again after it could not."""
+
+
+class MigrationPlanner(ABC):
+    """A backend that can say what `migrate` would do."""
+
+    @abstractmethod
+    async def pending_sql(self) -> str:
+        """The statements that `migrate` would run now, to read or to run by hand; empty if there are none. Changes nothing.
+
+        Raises:
+            BackendClosed: before `open`, and after `close`.
+            SchemaTooNew: a later version of the code was here.
+            StorageUnavailable: the backend is away.
+        """

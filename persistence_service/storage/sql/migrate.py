@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 
 from persistence_service.errors import SchemaTooNew, StorageUnavailable
 from persistence_service.storage.sql import migrations
+from persistence_service.storage.sql.creation import creation
+from persistence_service.storage.sql.migrations.steps import LOOKING, version_table
+
+MoreWork = Callable[[str, Operations], None]
+"""What else a version needs on some database, given its number: done behind its migration, and before it is stamped."""
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the database to the newest version, within the transaction that `connection` is in.
+def upgrade(connection: Connection, more: MoreWork | None = None) -> None:
+    """Bring the database to the newest version, step by step, each version stamped at its end.
+
+    Within the transaction that `connection` is in, where the database's schema has any.
 
     Raises:
         SchemaTooNew: its version is not among those of this package.
         StorageUnavailable: the migrations of this package can't be read.
     """
-    scripts = _scripts()
-    context = MigrationContext.configure(connection, opts={"fn": _upgrades(scripts), "transactional_ddl": True})
-    _check_known(context.get_current_heads(), scripts)
-    with Operations.context(context):
-        context.run_migrations()
+    _run(MigrationContext.configure(connection, opts={LOOKING: connection}), connection, more)
+
+
+def pending_sql(connection: Connection, more: MoreWork | None = None) -> str:
+    """What `upgrade` would run now, as text; empty if it would do nothing. Changes nothing.
+
+    Raises:
+        SchemaTooNew: its version is not among those of this package.
+        StorageUnavailable: the migrations of this package can't be read.
+    """
+    text = StringIO()
+    options = {"as_sql": True, "output_buffer": text, LOOKING: connection}
+    _run(MigrationContext.configure(connection, opts=options), connection, more)
+    return text.getvalue()
 
 
 def schema_problem(connection: Connection) -> str:
@@ -37,17 +53,64 @@ def schema_problem(connection: Connection) -> str:
         SchemaTooNew: its version is not among those of this package.
         StorageUnavailable: the migrations of this package can't be read.
     """
-    scripts = _scripts()
-    current = MigrationContext.configure(connection).get_current_heads()
-    _check_known(current, scripts)
-    if set(current) == set(scripts.get_heads()):
+    return version_problem(_current(connection))
+
+
+def version_problem(current: Sequence[str]) -> str:
+    """`schema_problem` of a database whose table `alembic_version` names these versions; none if it has no such table.
+
+    Raises:
+        SchemaTooNew: one is not among those of this package.
+        StorageUnavailable: the migrations of this package can't be read.
+    """
+    _check_known(current)
+    if set(current) == set(_scripts().get_heads()):
         return ""
-    return f"the schema is of version {_names(current)}, {_names(scripts.get_heads())} is needed; start with storage.migrate_on_start"
+    return (
+        f"the schema is of version {_names(current)}, {newest_version()} is needed; "
+        "run `persistence-service migrate`, or start with storage.migrate_on_start"
+    )
 
 
 def newest_version() -> str:
     """The version of the schema that this package uses."""
     return _names(_scripts().get_heads())
+
+
+def first_stamp(version: str) -> str:
+    """The statement that notes the version in a database that had none."""
+    return f"INSERT INTO alembic_version (version_num) VALUES ('{version}')"
+
+
+def _run(context: MigrationContext, connection: Connection, more: MoreWork | None) -> None:
+    current = _current(connection)
+    pending = _pending(current)
+    with Operations.context(context) as operations:
+        if pending and not current:
+            for statement in creation(version_table(context.dialect), context.dialect, if_missing=True):
+                operations.execute(statement)
+        for script in pending:
+            script.module.upgrade()
+            if more is not None:
+                more(script.revision, operations)
+            operations.execute(_stamp(script))
+
+
+def _pending(current: Sequence[str]) -> list[Script]:
+    """The migrations that a database of these versions lacks, in the order in which they are applied."""
+    _check_known(current)
+    scripts = _scripts().iterate_revisions("head", tuple(current) or "base")
+    return list(reversed(list(scripts)))
+
+
+def _stamp(script: Script) -> str:
+    if script.down_revision is None:
+        return first_stamp(script.revision)
+    return f"UPDATE alembic_version SET version_num = '{script.revision}' WHERE version_num = '{script.down_revision}'"
+
+
+def _current(connection: Connection) -> tuple[str, ...]:
+    return MigrationContext.configure(connection).get_current_heads()
 
 
 @cache
@@ -67,15 +130,8 @@ def _scripts() -> ScriptDirectory:
     return scripts
 
 
-def _upgrades(scripts: ScriptDirectory) -> Any:  # noqa: ANN401  # a function whose type Alembic keeps to itself
-    def steps(current: Any, _: MigrationContext) -> Any:  # noqa: ANN401  # the signature is Alembic's
-        return scripts._upgrade_revs("head", current)  # noqa: SLF001  # what Alembic's own `upgrade` command calls
-
-    return steps
-
-
-def _check_known(current: Sequence[str], scripts: ScriptDirectory) -> None:
-    unknown = set(current) - {script.revision for script in scripts.walk_revisions()}
+def _check_known(current: Sequence[str]) -> None:
+    unknown = set(current) - {script.revision for script in _scripts().walk_revisions()}
     if unknown:
         raise SchemaTooNew(
             f"the database's schema is of version {_names(sorted(unknown))}, this version of the service knows "

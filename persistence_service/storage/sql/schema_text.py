@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Dialect
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy import Dialect, MetaData
 
-from persistence_service.storage.sql.migrate import newest_version
-from persistence_service.storage.sql.tables import Schema
-
-_VERSION_STAMP = """\
--- The version of the schema, so that the service accepts a database made from this file.
-CREATE TABLE alembic_version (
-    version_num VARCHAR(32) NOT NULL,
-    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
-);
-
-INSERT INTO alembic_version (version_num) VALUES ('{version}');
-"""
+from persistence_service.storage.sql.creation import creation
+from persistence_service.storage.sql.migrate import first_stamp, newest_version
+from persistence_service.storage.sql.migrations.steps import version_table
 
 
-def schema_text(schema: Schema, dialect: Dialect) -> str:
+def schema_text(metadata: MetaData, dialect: Dialect) -> str:
     """Statements that make, on an empty database, what the migrations make, version stamp included."""
-    statements: list[str] = []
-    for table in schema.metadata.sorted_tables:
-        statements.append(str(CreateTable(table).compile(dialect=dialect)))
-        indexes = sorted(table.indexes, key=lambda index: str(index.name))
-        statements += [str(CreateIndex(index).compile(dialect=dialect)) for index in indexes]
-    texts = [f"{_tidy(statement)};\n" for statement in statements]
-    return "\n".join([*texts, _VERSION_STAMP.format(version=newest_version())])
+    texts = [f"{_tidy(statement)};\n" for table in metadata.sorted_tables for statement in creation(table, dialect)]
+    (stamp_table,) = creation(version_table(dialect), dialect)
+    return "\n".join(
+        [
+            *texts,
+            "-- The version of the schema, so that the service accepts a database made from this file.",
+            f"{_tidy(stamp_table)};\n",
+            f"{first_stamp(newest_version())};\n",
+        ]
+    )
 
 
 def _tidy(statement: str) -> str:

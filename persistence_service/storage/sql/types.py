@@ -60,7 +60,7 @@ class UtcTime(TypeDecorator[datetime]):
 
     def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002  # the signature is SQLAlchemy's
         """From the time to its text."""
-        return _time_text
+        return time_text
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002  # the signature is SQLAlchemy's
         """From the text to the time."""
@@ -125,7 +125,8 @@ def column_type(python_type: type, field: str, *, is_key: bool = False) -> TypeE
     return _BY_PYTHON_TYPE[python_type]
 
 
-def _time_text(value: datetime | None) -> str | None:
+def time_text(value: datetime | None) -> str | None:
+    """`YYYY-MM-DD HH:MM:SS.ffffff` in UTC."""
     if value is None:
         return None
     if value.tzinfo is not UTC:

@@ -16,7 +16,7 @@ import msgspec
 from persistence_service.errors import BackendClosed, PersistenceError, StorageSetupError, StorageUnavailable
 from persistence_service.storage.backend import BackendHealth, Reader, StorageBackend, Transaction, WriteResult
 from persistence_service.storage.collections import ALL_COLLECTIONS, Collection
-from persistence_service.storage.powers import SizeReporter, Sizes
+from persistence_service.storage.powers import MigrationPlanner, SizeReporter, Sizes
 from persistence_service.storage.query import Condition, Group, Measurement, Query
 from persistence_service.storage.sql.tables import Schema
 from persistence_service.storage.sqlite.connection import ConnectionSettings, SqliteConnection
@@ -72,7 +72,7 @@ class _Operating(Reader):
         )
 
 
-class SqliteBackend(_Operating, StorageBackend, SizeReporter):
+class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner):
     """Collections in the SQLite file at `path`, whose directory `open` creates.
 
     Several processes may share the file. `readers` connections serve queries, and one more the reads by key, which are short
@@ -153,6 +153,10 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter):
     async def sizes(self) -> Sizes:
         """See `SizeReporter.sizes`. SQLite knows nothing of its tables' sizes without reading them."""
         return await self._read_keys(SqliteConnection.sizes)
+
+    async def pending_sql(self) -> str:
+        """See `MigrationPlanner.pending_sql`."""
+        return await self._read_keys(SqliteConnection.pending_sql)
 
     async def _check_writing(self) -> None:
         try:

@@ -19,4 +19,4 @@ _HEADER = """\
 
 def sqlite_schema() -> str:
     """Statements that make, in an empty file, what the migrations make."""
-    return _HEADER + schema_text(Schema(ALL_COLLECTIONS), dialect())
+    return _HEADER + schema_text(Schema(ALL_COLLECTIONS).metadata, dialect())

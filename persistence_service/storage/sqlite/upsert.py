@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, func
 from sqlalchemy.dialects.sqlite import dialect, insert
 
 from persistence_service.storage.collections import Collection
-from persistence_service.storage.sql.merging import assignments
+from persistence_service.storage.sql.merging import assignments, changes
 from persistence_service.storage.sql.rows import RowWriter
 from persistence_service.storage.sql.tables import Schema
 
@@ -57,15 +57,15 @@ def _statement(schema: Schema, collection: Collection[Any]) -> tuple[str, str, s
     """The upsert of one row: what is before the row, the row, what is behind it."""
     table = schema.table(collection)
     statement = insert(table)
-    values, changes = assignments(
-        collection.rule,
-        arriving=dict(statement.excluded.items()),
-        kept=dict(table.c.items()),
-        nullable=lambda field: bool(table.c[field].nullable),
-        greatest=_greatest,
-    )
+    arriving, kept = dict(statement.excluded.items()), dict(table.c.items())
+
+    def nullable(field: str) -> bool:
+        return bool(table.c[field].nullable)
+
+    values = assignments(collection.rule, arriving, kept, nullable, _greatest)
     if values:
-        statement = statement.on_conflict_do_update(index_elements=[collection.key], set_=values, where=changes)
+        changed = changes(collection.rule, arriving, kept, nullable)
+        statement = statement.on_conflict_do_update(index_elements=[collection.key], set_=values, where=changed)
     else:
         statement = statement.on_conflict_do_nothing(index_elements=[collection.key])
     row = f"({', '.join('?' for _ in table.columns)})"

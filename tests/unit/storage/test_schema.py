@@ -19,6 +19,7 @@ from sqlalchemy import create_engine
 from persistence_service.errors import SchemaTooNew, StorageSetupError
 from persistence_service.storage.collections import ALL_COLLECTIONS, SESSIONS, TASKS
 from persistence_service.storage.query import Query
+from persistence_service.storage.sql.migrate import newest_version
 from persistence_service.storage.sql.tables import INDEXES, Schema
 from persistence_service.storage.sqlite import SqliteBackend
 from persistence_service.storage.sqlite.schema import sqlite_schema
@@ -77,6 +78,33 @@ async def test_the_migrations_make_the_tables_of_the_collections(path: Path) -> 
         differences = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
     engine.dispose()
     assert differences == []
+
+
+async def test_what_migrate_would_run_is_told_and_not_run(path: Path, tmp_path: Path) -> None:
+    backend = SqliteBackend(path)
+    await backend.open()
+    planned = await backend.pending_sql()
+    assert objects(path) == set()
+    await backend.migrate()
+    assert await backend.pending_sql() == ""
+    await backend.close()
+    by_hand = tmp_path / "by_hand.db"
+    with closing(sqlite3.connect(by_hand)) as connection:
+        connection.executescript(planned)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(newest_version(),)]
+    assert objects(by_hand) == objects(path)
+
+
+async def test_only_what_is_missing_is_told(path: Path) -> None:
+    await migrate(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    backend = SqliteBackend(path)
+    await backend.open()
+    planned = await backend.pending_sql()
+    assert "CREATE TABLE dead_letters" in planned
+    assert "CREATE TABLE translation_sessions" not in planned
+    await backend.close()
 
 
 def test_no_index_is_a_prefix_of_another() -> None:
