@@ -1,4 +1,5 @@
-# Shared by the scripts beside it, which source it: finds Python and keeps a virtual environment up to date.
+# Shared by the scripts beside it, which source it: finds Python, keeps a virtual environment up to date, and provides the
+# database server that all tests need.
 #
 # From the environment:
 #   PYTHON             the interpreter to make the virtual environment with (otherwise the newest supported one found)
@@ -86,4 +87,24 @@ prepare_environment() {
     --requirement "$project_root/$file" >&2 || fail "the packages of $file could not be installed, see above"
   mkdir -p -- "${mark%/*}"
   cp -- "$project_root/$file" "$mark"
+}
+
+has_mariadb() (
+  PATH=$PATH:/usr/sbin:/usr/local/sbin
+  command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null && command -v mariadb >/dev/null
+)
+
+# Installs MariaDB where that is missing and root may; else says what to do. Tests start servers of their own from its
+# programs: Debian's two packages of them bring no service.
+prepare_mariadb() {
+  ! has_mariadb || return 0
+  local packages=(mariadb-server-core mariadb-client-core)
+  if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
+    say "Installing ${packages[*]} (once)"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update >&2 || say "the lists of packages could not be renewed"
+    apt-get -qq -y --no-install-recommends install "${packages[@]}" >&2 || fail "MariaDB could not be installed, see above"
+  fi
+  has_mariadb || fail "MariaDB is missing. Install it (Debian, Ubuntu: apt-get install ${packages[*]};" \
+    "Fedora: dnf install mariadb-server; macOS: brew install mariadb)"
 }

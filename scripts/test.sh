@@ -4,7 +4,8 @@
 #   scripts/test.sh [--all] [options of pytest]
 #
 # Tests that need something from outside (see CONTRIBUTING.md) are skipped where it is missing. With --all nothing is
-# left out: slow tests run too, and what the environment offers to the tests has to work.
+# left out: slow tests run too, MariaDB is installed where it is missing, and what the environment offers to the tests
+# has to work.
 # One file, without measuring: scripts/test.sh --no-cov -n 0 tests/unit/test_project.py
 # Reports are written to tests/reports/: test_summary.md, coverage_report.html, junit.xml.
 set -euo pipefail
@@ -16,7 +17,10 @@ prepare_environment requirements-dev.txt
 if [[ ${1:-} == --all ]]; then
   shift
   required=${PERSISTENCE_TEST_REQUIRE:-}
+  prepare_mariadb
+  required="$required,mariadb"
   [[ -z ${PERSISTENCE_TEST_DATA:-} ]] || required="$required,data"
+  [[ -z ${PERSISTENCE_TEST_MYSQL9:-} ]] || required="$required,mysql,group"
   export PERSISTENCE_TEST_REQUIRE=$required
 else
   set -- -m "not slow" "$@"
