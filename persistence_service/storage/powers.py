@@ -6,8 +6,9 @@ Who uses one asks with `isinstance`, and does without where it is missing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +65,37 @@ class MigrationPlanner(ABC):
             BackendClosed: before `open`, and after `close`.
             SchemaTooNew: a later version of the code was here.
             StorageUnavailable: the backend is away.
+        """
+
+
+class Level(StrEnum):
+    """How a finding bears on the service."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, and something should be looked at."""
+    PROBLEM = "problem"
+    """It does not work, or records may be lost that were told to be safe."""
+    NOT_CHECKED = "not_checked"
+    """What had to work first did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, what was found, and in one sentence what to do about it; nothing is to be done where it is ok."""
+
+    name: str
+    level: Level
+    detail: str
+    remedy: str = ""
+
+
+class Diagnosable(ABC):
+    """A backend that can look at its own set-up."""
+
+    @abstractmethod
+    async def diagnose(self) -> Sequence[Finding]:
+        """Look at everything that the service needs of the database; changes nothing.
+
+        May be called before `open`, and looks as far as it gets when little works. Never raises but for cancellation.
         """
