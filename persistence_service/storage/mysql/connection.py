@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
@@ -21,6 +22,7 @@ from persistence_service.storage.mysql.wire import Wire
 # pings what it keeps more often than this.
 SESSION_IDLE_S = 60
 _LOCK_WAIT_S = 5
+_ROLLBACK_S = 5.0
 _CLOSE_WAIT_S = 1.0
 
 # The comments: the binary collation without padding has a name of its own on MySQL and on MariaDB.
@@ -54,7 +56,8 @@ class MysqlConnection:
         self._answer_timeout_s = answer_timeout_s
         self.address = address
         self.facts = facts
-        self.was_lost = False  # the other side ended it; whether the statement was done is not known
+        self.was_lost = False  # closed by the other side, or by us on another's behalf
+        self._opened_at = self._used_at = time.monotonic()
 
     @classmethod
     async def open(cls, options: MysqlOptions, address: Address, known: ServerFacts | None = None) -> Self:
@@ -88,9 +91,23 @@ class MysqlConnection:
         return bool(self._wire.is_sound)
 
     @property
+    def is_clean(self) -> bool:
+        """Whether another caller may have it: usable, and in no transaction."""
+        return self.is_usable and not self.in_transaction
+
+    @property
     def in_transaction(self) -> bool:
         """As the server said last, which after an error may be more than is true."""
         return bool(self._wire.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._opened_at
+
+    @property
+    def idle_s(self) -> float:
+        """How long ago the server last answered."""
+        return time.monotonic() - self._used_at
 
     async def run(self, statement: str | bytes, *, limit_s: float | None = None) -> Answer:
         """Do one statement; `limit_s` is None for the usual limit.
@@ -114,6 +131,7 @@ class MysqlConnection:
         except BaseException:
             self.abandon()
             raise
+        self._used_at = time.monotonic()
         result = self._wire._result  # noqa: SLF001  # the driver gives it to its cursors alone
         return Answer(result.rows or (), result.affected_rows, result.warning_count)
 
@@ -129,7 +147,8 @@ class MysqlConnection:
         await self.run("COMMIT")
 
     async def roll_back(self) -> None:
-        await self.run("ROLLBACK")
+        """Quickly or not at all: once the connection is closed, the server does it by itself."""
+        await self.run("ROLLBACK", limit_s=min(_ROLLBACK_S, self._answer_timeout_s))
 
     def abandon(self) -> None:
         """Close the socket now: the server rolls back what is open."""

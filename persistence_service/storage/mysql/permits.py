@@ -16,14 +16,9 @@ class Permits:
         self._free = count
         self._waiters: deque[asyncio.Future[None]] = deque()
 
-    @property
-    def free(self) -> int:
-        return self._free
-
     async def acquire(self) -> None:
         """Take a permit, at once if one is free and nobody waits."""
-        if self._free and not self._waiters:
-            self._free -= 1
+        if self.take():
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiters.append(turn)
@@ -36,11 +31,18 @@ class Permits:
                 self._waiters.remove(turn)
             raise
 
+    def take(self) -> bool:
+        """Take a permit if one is free; nobody is overtaken."""
+        if not self._free or self._waiters:
+            return False
+        self._free -= 1
+        return True
+
     def release(self) -> None:
         """Give a permit back: to who waits longest, else for the next to come."""
         while self._waiters:
             turn = self._waiters.popleft()
-            if not turn.done():
+            if not turn.done():  # else it was cancelled
                 turn.set_result(None)
                 return
         self._free += 1

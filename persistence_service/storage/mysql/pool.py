@@ -7,68 +7,97 @@ holds the lock that everyone needs.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-import structlog
-
-from persistence_service.errors import BackendClosed, PersistenceError, StorageUnavailable
+from persistence_service.errors import (
+    BackendClosed,
+    PersistenceError,
+    QueryTimeout,
+    StorageUnavailable,
+    TransactionConflict,
+)
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.facts import ServerFacts
+from persistence_service.storage.mysql.idle import IdleConnections
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.mysql.permits import Permits
+from persistence_service.storage.mysql.upkeep import Upkeep
+from persistence_service.storage.mysql.watch import PrimaryWatch
 
 T = TypeVar("T")
-_log = structlog.get_logger(__name__)
 
 
 class ConnectionPool:
-    """At most `pool_size` connections. Constructed without I/O; for one event loop."""
+    """At most `pool_size` connections. Constructed without I/O; for one event loop.
+
+    Who has a permit takes an idle connection, or connects if there is none: so there are never more than permits, and no
+    lock is held while connecting.
+    """
 
     def __init__(self, options: MysqlOptions) -> None:
         self._options = options
         self._permits = Permits(options.pool_size)
-        self._idle: deque[MysqlConnection] = deque()  # the one used last is taken first
-        self._in_use: set[MysqlConnection] = set()
+        self._idle = IdleConnections()
+        self._leases: set[_Lease] = set()
+        self._ends: set[asyncio.Task[None]] = set()
         self._known: dict[Address, ServerFacts] = {}
-        self._finishing: set[asyncio.Task[None]] = set()
-        self._primary: Address | None = None
+        self._watch = PrimaryWatch(options, self._follow) if len(options.addresses) > 1 else None
+        self._upkeep = Upkeep(
+            options, self._idle, self._permits, connect=self._connect, size=lambda: len(self._idle) + len(self._leases)
+        )
+        self._notify: list[Callable[[], None]] = []
         self._is_open = False
+        self._is_away = False
+
+    def on_available(self, notify: Callable[[], None]) -> None:
+        """Call `notify`, from the event loop, whenever the server lets us in again after it did not."""
+        self._notify.append(notify)
 
     async def open(self) -> None:
         """Connect once, so that a wrong password or a server that is away is told now; may be called again after a failure."""
-        self._primary = self._options.addresses[0]
-        connection = await self._connect()
-        self._idle.append(connection)
+        if self._watch is not None:
+            await self._watch.open()
+        try:
+            self._idle.put(await self._connect())
+        except BaseException:
+            if self._watch is not None:
+                await self._watch.close()
+            raise
         self._is_open = True
+        self._upkeep.start()
 
     async def close(self) -> None:
-        """End what is running, and let go of every connection."""
+        """End what runs but for the ends of transactions, for which it waits; then let go of every connection."""
+        if not self._is_open:
+            return
         self._is_open = False
-        for connection in self._in_use:
-            connection.abandon()
-        while self._finishing:
-            await asyncio.wait(self._finishing)
-        while self._idle:
-            await self._idle.popleft().close()
+        await self._upkeep.stop()
+        if self._watch is not None:
+            await self._watch.close()
+        for lease in self._leases:
+            if not lease.is_ending and lease.held is not None:
+                lease.held.abandon()
+        while self._ends:
+            await asyncio.wait(self._ends)
+        while (connection := self._idle.take()) is not None:
+            await connection.close()
 
     @property
     def primary(self) -> Address | None:
         """Where connections go; None while no host is known to be the primary."""
-        return self._primary
+        return self._options.addresses[0] if self._watch is None else self._watch.primary
 
     async def read(self, work: Callable[[MysqlConnection], Awaitable[T]]) -> T:
         """`work` on a connection in autocommit; once more on a fresh one if an idle one turns out to be lost."""
-        async with self._connection() as lease:
+        async with self._lease() as lease:
             try:
                 return await work(lease.connection)
             except StorageUnavailable:
-                if not (lease.connection.was_lost and lease.was_idle):
+                if not lease.lay_idle_and_was_lost:
                     raise
-            await self._renew(lease)
+            await self._connect_for(lease)
             return await work(lease.connection)
 
     def transaction(self) -> AbstractAsyncContextManager[MysqlConnection]:
@@ -81,116 +110,135 @@ class ConnectionPool:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[MysqlConnection]:
-        async with self._connection() as lease:
+        async with self._lease() as lease:
             try:
                 await lease.connection.begin()
             except StorageUnavailable:
-                if not (lease.connection.was_lost and lease.was_idle):
+                if not lease.lay_idle_and_was_lost:
                     raise
-                await self._renew(lease)
+                await self._connect_for(lease)
                 await lease.connection.begin()
             try:
                 yield lease.connection
             except BaseException:
-                await self._finish(lease, lease.connection.roll_back, quietly=True)
+                if lease.connection.is_usable:
+                    with suppress(PersistenceError):
+                        await self._end(lease, lease.connection.roll_back())
                 raise
-            await self._finish(lease, lease.connection.commit)
+            await self._end(lease, lease.connection.commit())
+
+    async def _end(self, lease: _Lease, end: Coroutine[Any, Any, None]) -> None:
+        """End the transaction and put the connection back, also if the caller is cancelled meanwhile."""
+
+        async def end_and_put_back() -> None:
+            try:
+                await end
+            finally:
+                self._put_back(lease)
+
+        lease.is_ending = True
+        task = asyncio.create_task(end_and_put_back())
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+        await asyncio.shield(task)
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[_Lease]:
-        if not self._is_open:
-            raise BackendClosed("the database's connections are closed")
+    async def _lease(self) -> AsyncIterator[_Lease]:
+        self._check_open()
+        await self._wait_for_permit()
+        lease = _Lease()
+        self._leases.add(lease)
         try:
-            async with asyncio.timeout(self._options.acquire_timeout_s):
+            lease.held = self._idle.take()
+            lease.lay_idle = lease.held is not None
+            if lease.held is None:
+                await self._connect_for(lease)
+            yield lease
+        except StorageUnavailable as exc:
+            if self._watch is not None and not isinstance(exc, QueryTimeout | TransactionConflict):
+                self._watch.doubt()
+            raise
+        finally:
+            if not lease.is_ending:
+                self._put_back(lease)
+
+    async def _wait_for_permit(self) -> None:
+        limit_s = self._options.acquire_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
                 await self._permits.acquire()
         except TimeoutError as exc:
             raise StorageUnavailable(
-                f"all {self._options.pool_size} connections were in use for {self._options.acquire_timeout_s:g} s "
-                "(database.pool_size, database.acquire_timeout)"
+                f"all {self._options.pool_size} connections to the database (database.pool_size) were in use for "
+                f"{limit_s:g} s (database.acquire_timeout)"
             ) from exc
-        lease = _Lease()
-        try:
-            self._take_idle(lease)
-            if not lease.was_idle:
-                await self._renew(lease)
-            yield lease
-        finally:
-            if not lease.is_finishing:
-                self._put_back(lease)
 
-    def _take_idle(self, lease: _Lease) -> None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_usable:
-                lease.hold(connection)
-                self._in_use.add(connection)
-                return
-            connection.abandon()
-
-    async def _renew(self, lease: _Lease) -> None:
-        """Have a fresh connection in place of what the lease holds."""
-        self._in_use.discard(lease.held) if lease.held else None
-        connection = await self._connect()
-        lease.hold(connection, fresh=True)
-        self._in_use.add(connection)
+    async def _connect_for(self, lease: _Lease) -> None:
+        self._check_open()
+        lease.held, lease.lay_idle = None, False
+        lease.held = await self._connect()
 
     def _put_back(self, lease: _Lease) -> None:
+        self._leases.discard(lease)
         connection = lease.held
         if connection is not None:
-            self._in_use.discard(connection)
-            if connection.is_usable and not connection.in_transaction and self._is_open:
-                self._idle.append(connection)
+            if self._is_open and connection.is_clean and connection.address == self.primary:
+                self._idle.put(connection)
             else:
                 connection.abandon()
         self._permits.release()
 
     async def _connect(self) -> MysqlConnection:
-        address = self._primary
-        if address is None:
-            raise StorageUnavailable("no host of database.host is the primary now")
-        connection = await MysqlConnection.open(self._options, address, self._known.get(address))
-        self._known[address] = connection.facts
+        try:
+            connection = await self._open_connection()
+        except PersistenceError:
+            self._is_away = True
+            raise
+        self._known[connection.address] = connection.facts
+        if self._is_away:
+            self._is_away = False
+            for notify in self._notify:
+                notify()
         return connection
 
-    async def _finish(
-        self, lease: _Lease, end: Callable[[], Coroutine[Any, Any, None]], *, quietly: bool = False
-    ) -> None:
-        """End the transaction and put the connection back, even if the caller is cancelled meanwhile."""
+    async def _open_connection(self) -> MysqlConnection:
+        while True:
+            address = self.primary
+            if address is None:
+                raise StorageUnavailable("there is no primary") if self._watch is None else self._watch.trouble
+            connection = await MysqlConnection.open(self._options, address, self._known.get(address))
+            if address == self.primary:
+                return connection
+            connection.abandon()  # there was a failover meanwhile
 
-        async def finish() -> None:
-            try:
-                await end()
-            finally:
-                self._put_back(lease)
+    def _follow(self) -> None:
+        """The primary is another: nothing of the former one is used any more, what waits for its answer included."""
+        self._is_away = True
+        for lease in self._leases:
+            if lease.held is not None and lease.held.address != self.primary:
+                lease.held.abandon()
+        self._idle.drop(lambda connection: connection.address != self.primary)
+        self._upkeep.call()
 
-        if quietly and not lease.connection.is_usable:
-            return
-        lease.is_finishing = True
-        task = asyncio.create_task(finish())
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
-        try:
-            await asyncio.shield(task)
-        except PersistenceError:
-            if not quietly:
-                raise
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise BackendClosed("the connections to the database are closed")
 
 
 class _Lease:
-    """The use of one permit: a connection at a time, and whether somebody else puts it back."""
+    """The use of a permit, and of the connection had with it."""
 
     def __init__(self) -> None:
         self.held: MysqlConnection | None = None
-        self.was_idle = False
-        self.is_finishing = False
-        self.taken_at = time.monotonic()
+        self.lay_idle = False
+        self.is_ending = False  # somebody else puts it back
 
     @property
     def connection(self) -> MysqlConnection:
         if self.held is None:
-            raise StorageUnavailable("the connection to the database is closed")
+            raise StorageUnavailable("there is no connection to the database")
         return self.held
 
-    def hold(self, connection: MysqlConnection, *, fresh: bool = False) -> None:
-        self.held = connection
-        self.was_idle = not fresh
+    @property
+    def lay_idle_and_was_lost(self) -> bool:
+        return self.lay_idle and self.connection.was_lost
