@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from sqlalchemy import Column
+from sqlalchemy import Column, MetaData, Table, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.schema import DefaultClause
 
-from persistence_service.storage.collections import Collection
+from persistence_service.storage.collections import ALL_COLLECTIONS, Collection
+from persistence_service.storage.sql.schema_text import schema_text
 from persistence_service.storage.sql.tables import Schema
 
 ARRIVING_WINS = "arriving_wins"
@@ -17,6 +18,17 @@ ARRIVING_WINS = "arriving_wins"
 
 An upsert assigns from left to right, and what it has assigned is what it sees from then on. So it decides once, notes here
 whether the arriving record wins, and sets 0 again at its end; nothing of that is ever written.
+"""
+
+_DATABASE = "ai_terminal"
+_HEADER = """\
+-- The complete current schema for MySQL and MariaDB. Generated: see README.md beside this file.
+--
+-- Times are UTC. `digest` and `…_digest` are the 16 bytes that break ties of the merge rule, `game_info_time` and
+-- `metadata_time` the event times that these two values won with. `arriving_wins` is where an upsert notes whether the
+-- arriving record wins; it is 0 in every row. The collation compares texts byte by byte, and each of the two kinds of server
+-- reads the comment that names its own.
+
 """
 
 
@@ -35,8 +47,29 @@ class MysqlSchema(Schema):
         """See `ARRIVING_WINS`."""
         if not collection.rule.parts:
             return []
-        return [Column(ARRIVING_WINS, mysql.TINYINT(), DefaultClause("0"), nullable=False)]
+        return [Column(ARRIVING_WINS, mysql.TINYINT(), DefaultClause(text("0")), nullable=False)]
 
     def reference_name(self, collection: Collection[Any]) -> str | None:
         """A name of our own: one that the database makes up depends on what else it has."""
         return None if collection.parent is None else f"fk_{collection.name}_{collection.parent.field}"
+
+
+def lock_table(metadata: MetaData) -> Table:
+    """The table with the one row that whoever migrates holds."""
+    key = Column("id", mysql.TINYINT(), primary_key=True, autoincrement=False)
+    return Table("migration_lock", metadata, key, **MysqlSchema.table_options)
+
+
+def mysql_schema() -> str:
+    """Statements that make, on a server without the database, what the migrations make."""
+    schema = MysqlSchema(ALL_COLLECTIONS)
+    lock_table(schema.metadata)
+    database = f"{database_creation(_DATABASE)};\n\nUSE `{_DATABASE}`;\n\n"
+    return _HEADER + database + schema_text(schema.metadata, mysql.dialect())
+
+
+def database_creation(name: str) -> str:
+    """The statement that creates the database, if there is none of its name."""
+    quoted = "`" + name.replace("`", "``") + "`"
+    collation = MysqlSchema.table_options["mysql_collate"]
+    return f"CREATE DATABASE IF NOT EXISTS {quoted} CHARACTER SET utf8mb4 COLLATE {collation}"

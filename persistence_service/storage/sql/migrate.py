@@ -33,8 +33,8 @@ def upgrade(connection: Connection, more: MoreWork | None = None) -> None:
     _run(MigrationContext.configure(connection, opts={LOOKING: connection}), connection, more)
 
 
-def pending_sql(connection: Connection, more: MoreWork | None = None) -> str:
-    """What `upgrade` would run now, as text; empty if it would do nothing. Changes nothing.
+def pending_sql(connection: Connection, more: MoreWork | None = None, first: Sequence[str] = ()) -> str:
+    """What `upgrade` would run now, behind the statements `first`, as text; empty if it would do nothing. Changes nothing.
 
     Raises:
         SchemaTooNew: its version is not among those of this package.
@@ -42,8 +42,8 @@ def pending_sql(connection: Connection, more: MoreWork | None = None) -> str:
     """
     text = StringIO()
     options = {"as_sql": True, "output_buffer": text, LOOKING: connection}
-    _run(MigrationContext.configure(connection, opts=options), connection, more)
-    return text.getvalue()
+    _run(MigrationContext.configure(connection, opts=options), connection, more, first)
+    return "\n".join(line.rstrip() for line in text.getvalue().split("\n"))
 
 
 def schema_problem(connection: Connection) -> str:
@@ -82,13 +82,15 @@ def first_stamp(version: str) -> str:
     return f"INSERT INTO alembic_version (version_num) VALUES ('{version}')"
 
 
-def _run(context: MigrationContext, connection: Connection, more: MoreWork | None) -> None:
+def _run(context: MigrationContext, connection: Connection, more: MoreWork | None, first: Sequence[str] = ()) -> None:
     current = _current(connection)
     pending = _pending(current)
+    if not pending:
+        return
     with Operations.context(context) as operations:
-        if pending and not current:
-            for statement in creation(version_table(context.dialect), context.dialect, if_missing=True):
-                operations.execute(statement)
+        versions = [] if current else creation(version_table(context.dialect), context.dialect, if_missing=True)
+        for statement in [*first, *versions]:
+            operations.execute(statement)
         for script in pending:
             script.module.upgrade()
             if more is not None:

@@ -53,7 +53,7 @@ class Translator:
         statement = select(*(given[field] for field in fields)).where(*self._all(collection, query.where))
         columns = [self._column(collection, term.field) for term in order]
         if query.after is not None:
-            statement = statement.where(_behind(*_open_terms(query.where, columns, order, query.after)))
+            statement = statement.where(self._behind(*_open_terms(query.where, columns, order, query.after)))
         # By the name of what is given, where it is: a derived value is then made once a row.
         by = [given.get(term.field, column) for column, term in zip(columns, order, strict=True)]
         statement = statement.order_by(
@@ -104,7 +104,7 @@ class Translator:
     def _condition(self, collection: Collection[Any], condition: Condition) -> ColumnElement[bool]:
         match condition:
             case Equals(field, value):
-                return self._column(collection, field) == value if _storable(value) else false()
+                return self._column(collection, field) == value if is_storable(value) else false()
             case OneOf(field, values):
                 return self._one_of(self._column(collection, field), values)
             case Between(field, low, high):
@@ -112,12 +112,11 @@ class Translator:
                 bounds = [column >= low if low is not None else None, column <= high if high is not None else None]
                 return and_(column.is_not(None), *(bound for bound in bounds if bound is not None))
             case Contains(field, text):
-                return self._contains(self._column(collection, field), text) if _storable(text) else false()
+                return self._contains(self._column(collection, field), text) if is_storable(text) else false()
             case AnyOf(conditions):
                 return or_(false(), *self._all(collection, conditions))
             case HasChild(child, where):
-                children: Select[Any] = select(literal_column("1")).select_from(self._schema.table(child))
-                return children.where(self._is_child(child, collection), *self._all(child, where)).exists()
+                return self._has_child(collection, child, where)
             case _:
                 assert_never(condition)
 
@@ -135,14 +134,17 @@ class Translator:
             if "status" in child.record.__struct_fields__
             else [true()]
         )
+        of_it = self._is_child(child, collection)
         newest_of_children = [
-            select(func.max(column))
-            .where(self._is_child(child, collection), state)
-            .correlate(own.table)
-            .scalar_subquery()
-            for state in states
+            self._largest(column, of_it, state).correlate(own.table).scalar_subquery() for state in states
         ]
         return self._greatest(own, *(func.coalesce(each, own, type_=own.type) for each in newest_of_children))
+
+    def _has_child(
+        self, collection: Collection[Any], child: Collection[Any], where: Sequence[Condition]
+    ) -> ColumnElement[bool]:
+        children: Select[Any] = select(literal_column("1")).select_from(self._schema.table(child))
+        return children.where(self._is_child(child, collection), *self._all(child, where)).exists()
 
     def _is_child(self, child: Collection[Any], parent: Collection[Any]) -> ColumnElement[bool]:
         assert child.parent is not None, f"{child.name} has no parent"  # noqa: S101  # a mistake in a description of collections
@@ -160,7 +162,7 @@ class Translator:
             case Aggregate.OLDEST:
                 return func.min(column)
             case Aggregate.MEAN:
-                return func.avg(column)
+                return self._mean(column)
             case Aggregate.SUM:
                 return func.sum(column)
             case _:
@@ -169,8 +171,26 @@ class Translator:
     # ------------------------------------------------------------------------------------- what databases do differently
 
     def _one_of(self, column: ColumnElement[Any], values: Sequence[Value]) -> ColumnElement[bool]:
-        listed = column.in_([value for value in values if value is not None and _storable(value)])
+        listed = column.in_([value for value in values if value is not None and is_storable(value)])
         return or_(listed, column.is_(None)) if None in values else listed
+
+    def _behind(
+        self, columns: Sequence[ColumnElement[Any]], order: Sequence[Sort], after: Sequence[Value]
+    ) -> ColumnElement[bool]:
+        """Whether a row comes behind the one whose values of the order are `after`."""
+        values = [literal(value, type_=column.type) for column, value in zip(columns, after, strict=True)]
+        directions = {term.descending for term in order}
+        if len(directions) != 1:
+            return behind_by_terms(columns, order, values)
+        # One comparison of rows is one range of an index.
+        row, bound = tuple_(*columns), tuple_(*values)
+        return row < bound if directions == {True} else row > bound
+
+    def _largest(self, column: ColumnElement[Any], *where: ColumnElement[bool]) -> Select[Any]:
+        return select(func.max(column)).where(*where)
+
+    def _mean(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.avg(column)
 
     def _contains(self, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
         return func.instr(column, text) > 0
@@ -179,7 +199,7 @@ class Translator:
         return func.greatest(*columns, type_=columns[0].type)
 
 
-def _storable(value: Value) -> bool:
+def is_storable(value: Value) -> bool:
     """Whether a row can hold `value`: no text of a database has half of a surrogate pair, so nothing equals one."""
     if isinstance(value, str) and not value.isascii():
         return not any("\ud800" <= character <= "\udfff" for character in value)
@@ -202,16 +222,10 @@ def _open_terms(
     return [column for column, _, _ in terms], [term for _, term, _ in terms], [value for _, _, value in terms]
 
 
-def _behind(
-    columns: Sequence[ColumnElement[Any]], order: Sequence[Sort], after: Sequence[Value]
+def behind_by_terms(
+    columns: Sequence[ColumnElement[Any]], order: Sequence[Sort], values: Sequence[ColumnElement[Any]]
 ) -> ColumnElement[bool]:
-    """Whether a row comes behind the one whose values of the order are `after`."""
-    values = [literal(value, type_=column.type) for column, value in zip(columns, after, strict=True)]
-    directions = {term.descending for term in order}
-    if len(directions) == 1:
-        # One comparison of rows is one range of an index.
-        row, bound = tuple_(*columns), tuple_(*values)
-        return row < bound if directions == {True} else row > bound
+    """Whether a row comes behind `values`, told by comparisons of single columns."""
     behind: ColumnElement[bool] = false()
     for column, value, term in reversed(list(zip(columns, values, order, strict=True))):
         behind = or_(column < value if term.descending else column > value, and_(column == value, behind))

@@ -34,7 +34,7 @@ def create_table(
     dialect = op.get_context().dialect
     behind = []
     if merging and dialect.name == "mysql":
-        behind = [sa.Column("arriving_wins", mysql.TINYINT(), sa.DefaultClause("0"), nullable=False)]
+        behind = [sa.Column("arriving_wins", mysql.TINYINT(), sa.DefaultClause(sa.text("0")), nullable=False)]
     table = sa.Table(name, sa.MetaData(), *columns, *behind, sqlite_strict=True, **_MYSQL_OPTIONS)
     for index, fields in (indexes or {}).items():
         sa.Index(index, *(table.c[field] for field in fields))

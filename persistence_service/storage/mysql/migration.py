@@ -1,0 +1,164 @@
+"""Brings the schema of a MySQL or MariaDB server up to date, or says what that would take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
+
+import pymysql
+import structlog
+from alembic.operations import Operations
+
+from persistence_service.errors import StorageSetupError
+from persistence_service.storage.mysql.adoption import Adoption
+from persistence_service.storage.mysql.errors import number_of
+from persistence_service.storage.mysql.migration_connection import MigrationConnection, errors_translated
+from persistence_service.storage.mysql.migration_lock import MigrationLock, lock_creation
+from persistence_service.storage.mysql.options import Address, MysqlOptions
+from persistence_service.storage.mysql.schema import database_creation
+from persistence_service.storage.sql.migrate import newest_version, pending_sql, schema_problem, upgrade
+
+_log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_NO_SUCH_DATABASE = 1049
+_NO_PRIVILEGE = {1044, 1142, 1143, 1227, 1370}
+_LOCK_WAIT_S = 60
+
+
+async def migrate(options: MysqlOptions, address: Address, *, lock_wait_s: float = _LOCK_WAIT_S) -> None:
+    """Bring the schema up to this code's version, creating the database if there is none; writes nothing when it is.
+
+    Any number of instances may do so at once: one works, the others wait for it. After a crash, or a cancellation, whoever
+    comes next goes on.
+
+    Raises:
+        SchemaTooNew: a later version of the code was here.
+        StorageUnavailable: the server is away, or another instance is at work for longer than `lock_wait_s`.
+        StorageSetupError: the account may not do it, or tables that are there can't be adopted.
+    """
+    await _in_thread(lambda work: _migrate(work, lock_wait_s), options, address)
+
+
+async def plan(options: MysqlOptions, address: Address) -> str:
+    """The SQL that `migrate` would run now, empty if none; changes nothing.
+
+    Raises:
+        SchemaTooNew, StorageUnavailable, StorageSetupError: as `migrate`.
+    """
+    return await _in_thread(_plan, options, address)
+
+
+class _Work:
+    """The connections of one migration, which ends when they are abandoned."""
+
+    def __init__(self, options: MysqlOptions, address: Address) -> None:
+        self._options = options
+        self._address = address
+        self._connections: list[MigrationConnection] = []
+        self._abandoned = False
+
+    @contextmanager
+    def connected(self, *, create: bool = False) -> Iterator[MigrationConnection]:
+        """A connection to the database, which is made first if there is none and `create`."""
+        with errors_translated():
+            connection = self._connect(create=create)
+        try:
+            yield connection
+        finally:
+            self._connections.remove(connection)
+            connection.close()
+
+    def abandon(self) -> None:
+        """End the work, from another thread."""
+        self._abandoned = True
+        for connection in list(self._connections):
+            connection.abandon()
+
+    def _connect(self, *, create: bool) -> MigrationConnection:
+        try:
+            connection = MigrationConnection(self._options, self._address, database=self._options.database)
+        except pymysql.err.Error as exc:
+            if not create or number_of(exc) != _NO_SUCH_DATABASE:
+                raise
+            self._create_database()
+            connection = MigrationConnection(self._options, self._address, database=self._options.database)
+        self._connections.append(connection)
+        if self._abandoned:
+            connection.abandon()
+        return connection
+
+    def _create_database(self) -> None:
+        connection = MigrationConnection(self._options, self._address, database=None)
+        try:
+            with _privileges_explained("the database does not exist, and the account may not create it"):
+                connection.run(database_creation(self._options.database))
+        finally:
+            connection.close()
+
+
+def _migrate(work: _Work, lock_wait_s: float) -> None:
+    with ExitStack() as stack:
+        connection = stack.enter_context(work.connected(create=True))
+        stack.enter_context(errors_translated())
+        if not schema_problem(connection.sql):
+            return
+        stack.enter_context(_privileges_explained("the schema is not up to date, and the account may not change it"))
+        lock = MigrationLock(stack.enter_context(work.connected()))
+        stack.enter_context(lock.held(lock_wait_s))
+        if not schema_problem(connection.sql):  # another instance was quicker
+            return
+        adoption = Adoption(connection, lock.confirm)
+        adoption.set_aside()
+
+        def finish_version(version: str, _: Operations) -> None:
+            lock.confirm()
+            if version == adoption.VERSION:
+                adoption.copy()
+
+        upgrade(connection.sql, finish_version)
+        _log.info("storage.migrated", version=newest_version())
+
+
+def _plan(work: _Work) -> str:
+    with work.connected() as connection, errors_translated():
+        adoption = Adoption(connection)
+
+        def finish_version(version: str, operations: Operations) -> None:
+            if version == adoption.VERSION:
+                for statement in adoption.copy_plan():
+                    operations.execute(statement)
+
+        first = [*lock_creation(connection.sql.dialect), *adoption.set_aside_plan()]
+        return pending_sql(connection.sql, finish_version, first)
+
+
+@contextmanager
+def _privileges_explained(what: str) -> Iterator[None]:
+    """Says what to do where the account lacks a privilege."""
+    try:
+        with errors_translated():
+            yield
+    except StorageSetupError as exc:
+        if exc.number not in _NO_PRIVILEGE:
+            raise
+        raise StorageSetupError(
+            f"{what}: run `persistence-service migrate` with an account that may, or have database/schema.sql loaded",
+            number=exc.number,
+        ) from exc
+
+
+async def _in_thread(run: Callable[[_Work], T], options: MysqlOptions, address: Address) -> T:
+    """What `run` gives, in a thread of its own. Cancelled, it ends the work, and then waits for the thread."""
+    work = _Work(options, address)
+    running = asyncio.ensure_future(asyncio.to_thread(run, work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        work.abandon()
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()
+        raise
