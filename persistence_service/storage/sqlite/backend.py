@@ -16,10 +16,11 @@ import msgspec
 from persistence_service.errors import BackendClosed, PersistenceError, StorageSetupError, StorageUnavailable
 from persistence_service.storage.backend import BackendHealth, Reader, StorageBackend, Transaction, WriteResult
 from persistence_service.storage.collections import ALL_COLLECTIONS, Collection
-from persistence_service.storage.powers import MigrationPlanner, SizeReporter, Sizes
+from persistence_service.storage.powers import Diagnosable, Finding, MigrationPlanner, SizeReporter, Sizes
 from persistence_service.storage.query import Condition, Group, Measurement, Query
 from persistence_service.storage.sql.tables import Schema
 from persistence_service.storage.sqlite.connection import ConnectionSettings, SqliteConnection
+from persistence_service.storage.sqlite.diagnosis import diagnose
 from persistence_service.storage.sqlite.file import DatabaseFile
 from persistence_service.storage.sqlite.operations import Operations
 from persistence_service.storage.sqlite.threads import ConnectionThreads
@@ -72,7 +73,7 @@ class _Operating(Reader):
         )
 
 
-class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner):
+class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner, Diagnosable):
     """Collections in the SQLite file at `path`, whose directory `open` creates.
 
     Several processes may share the file. `readers` connections serve queries, and one more the reads by key, which are short
@@ -93,6 +94,7 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner):
     ) -> None:
         self._path = Path(path)
         self._query_timeout_s = query_timeout_s
+        self._busy_timeout_s = busy_timeout_s
         self._operations = Operations(Schema(collections))
         file = DatabaseFile(self._path)
         settings = ConnectionSettings(file, busy_timeout_s, _WRITER_CACHE_KIB, read_only=False)
@@ -157,6 +159,10 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner):
     async def pending_sql(self) -> str:
         """See `MigrationPlanner.pending_sql`."""
         return await self._read_keys(SqliteConnection.pending_sql)
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """See `Diagnosable.diagnose`."""
+        return await asyncio.to_thread(diagnose, self._path, self._busy_timeout_s)
 
     async def _check_writing(self) -> None:
         try:

@@ -1,0 +1,146 @@
+"""The database itself: its schema's version, and tables that somebody may have changed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymysql.constants import ER
+
+from persistence_service.errors import SchemaTooNew, StorageSetupError
+from persistence_service.storage.collections import ALL_COLLECTIONS
+from persistence_service.storage.mysql.diagnosis.host import Host
+from persistence_service.storage.mysql.schema import MysqlSchema
+from persistence_service.storage.powers import Finding, Level
+from persistence_service.storage.sql.migrate import newest_version, version_problem
+
+_COLLATIONS = frozenset({"utf8mb4_0900_bin", "utf8mb4_nopad_bin"})
+_TABLES = MysqlSchema(ALL_COLLECTIONS).metadata.tables
+_OURS = ", ".join(f"'{name}'" for name in sorted(_TABLES))
+_MIGRATE = "Run `persistence-service migrate`, or start the service with storage.migrate_on_start."
+
+
+async def database_findings(host: Host) -> list[Finding]:
+    """The schema's version; and of the tables that there are, whether they are still what the migrations made."""
+    found = [await _version(host)]
+    engines = dict(await host.rows(_about("table_name, engine", "tables")))
+    if not engines:
+        return [*found, Finding("tables", Level.NOT_CHECKED, "there are none yet")]
+    columns = await host.rows(
+        _about("table_name, column_name, collation_name, is_nullable, column_default, extra", "columns")
+    )
+    indexes = await host.rows(
+        _about("table_name, index_name", "statistics", "AND non_unique = 0 AND index_name <> 'PRIMARY'")
+    )
+    triggers = await host.rows(
+        "SELECT trigger_name, event_object_table FROM information_schema.triggers "
+        f"WHERE event_object_schema = DATABASE() AND event_object_table IN ({_OURS})"
+    )
+    return [
+        *found,
+        _engines(engines),
+        _collations(columns),
+        _foreign_columns(columns),
+        _unique_keys(indexes),
+        _triggers(triggers),
+    ]
+
+
+def _about(what: str, view: str, more: str = "") -> str:
+    """What `information_schema` says of our tables; `what` is named in lower case, whatever case the server has it in."""
+    return (
+        f"SELECT DISTINCT {what} FROM information_schema.{view} "
+        f"WHERE table_schema = DATABASE() AND table_name IN ({_OURS}) {more}"
+    )
+
+
+async def _version(host: Host) -> Finding:
+    try:
+        versions = [str(version) for (version,) in await host.rows("SELECT version_num FROM alembic_version")]
+    except StorageSetupError as exc:
+        if exc.number != ER.NO_SUCH_TABLE:
+            raise
+        versions = []
+    try:
+        problem = version_problem(versions)
+    except SchemaTooNew as exc:
+        return Finding(
+            "schema", Level.PROBLEM, str(exc), "Run the version of the service that made it, or a later one."
+        )
+    if problem:
+        detail = f"the schema is of version {', '.join(versions) or 'none'}, {newest_version()} is needed"
+        return Finding("schema", Level.WARNING, detail, _MIGRATE)
+    return Finding("schema", Level.OK, f"version {newest_version()}")
+
+
+def _engines(engines: Mapping[str, str]) -> Finding:
+    missing = sorted(_TABLES.keys() - engines.keys())
+    wrong = sorted(f"{name} ({engine})" for name, engine in engines.items() if engine != "InnoDB")
+    if wrong:
+        return Finding(
+            "tables",
+            Level.PROBLEM,
+            f"not InnoDB, so without transactions: {', '.join(wrong)}",
+            "ALTER TABLE … ENGINE=InnoDB;",
+        )
+    if missing:
+        return Finding("tables", Level.WARNING, f"missing: {', '.join(missing)}", _MIGRATE)
+    return Finding("tables", Level.OK, f"{len(engines)} tables of InnoDB")
+
+
+def _collations(columns: Sequence[tuple[Any, ...]]) -> Finding:
+    wrong: dict[str, set[str]] = defaultdict(set)
+    for table, column, collation, *_ in columns:
+        if column in _TABLES[table].columns and collation is not None and collation not in _COLLATIONS:
+            wrong[table].add(collation)
+    if not wrong:
+        return Finding("collation", Level.OK, "texts are compared byte by byte")
+    found = ", ".join(f"{table} ({', '.join(sorted(collations))})" for table, collations in sorted(wrong.items()))
+    return Finding(
+        "collation",
+        Level.PROBLEM,
+        f"ids that differ in case, accents or blanks at the end may be taken for one another: {found}",
+        "ALTER TABLE … CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin; (on MariaDB utf8mb4_nopad_bin)",
+    )
+
+
+def _foreign_columns(columns: Sequence[tuple[Any, ...]]) -> Finding:
+    """Columns that are not ours and demand a value, which nobody gives them."""
+    wrong = [
+        f"{table}.{column}"
+        for table, column, _, nullable, default, extra in columns
+        if column not in _TABLES[table].columns and nullable == "NO" and default is None and not extra
+    ]
+    if not wrong:
+        return Finding("columns", Level.OK, "none that the service does not know demands a value")
+    return Finding(
+        "columns",
+        Level.PROBLEM,
+        f"the service knows nothing of {', '.join(wrong)}, which must have a value: every write is refused",
+        "Give the column a default, or let it be NULL.",
+    )
+
+
+def _unique_keys(indexes: Sequence[tuple[Any, ...]]) -> Finding:
+    if not indexes:
+        return Finding("unique keys", Level.OK, "one in each table: its primary key")
+    found = ", ".join(f"{table}.{index}" for table, index in sorted(indexes))
+    return Finding(
+        "unique keys",
+        Level.PROBLEM,
+        f"beside the primary key there is {found}: an upsert could change another row than its own",
+        "Make it an index that is not unique, or drop it.",
+    )
+
+
+def _triggers(triggers: Sequence[tuple[Any, ...]]) -> Finding:
+    if not triggers:
+        return Finding("triggers", Level.OK, "none that the account may see")
+    found = ", ".join(f"{name} on {table}" for name, table in sorted(triggers))
+    return Finding(
+        "triggers",
+        Level.WARNING,
+        f"{found}: they run with every write, and their errors refuse records",
+        "Drop them if they are not meant to be there.",
+    )

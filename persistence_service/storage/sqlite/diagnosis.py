@@ -1,0 +1,118 @@
+"""What is right and wrong with the database's file and where it lies. Changes nothing, and makes no file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from persistence_service.errors import PersistenceError, SchemaTooNew
+from persistence_service.storage.powers import Finding, Level
+from persistence_service.storage.sql.migrate import newest_version, version_problem
+from persistence_service.storage.sqlite.errors import translated
+
+_LITTLE_ROOM = 256 * 1024 * 1024
+# Of the file's header, see https://www.sqlite.org/fileformat.html: SQLite does not tell where it takes the file for unchangeable.
+_FORMAT_VERSIONS = slice(18, 20)
+_WITH_LOG = b"\x02\x02"
+
+
+def diagnose(path: Path, busy_timeout_s: float) -> list[Finding]:
+    """The findings on the file at `path`. Blocks."""
+    directory = path.parent
+    found = [_directory(directory)]
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.is_dir())
+    found.append(_room(existing))
+    found.append(Finding("sqlite", Level.OK, f"version {sqlite3.sqlite_version}"))
+    log = Path(f"{path}-wal")
+    if not path.exists():
+        return [*found, _missing(path, has_log=log.exists())]
+    try:
+        with closing(sqlite3.connect(_uri(path, has_log=log.exists()), uri=True, timeout=busy_timeout_s)) as connection:
+            connection.execute("PRAGMA schema_version")  # reads it
+            return [*found, _file(path), _schema(connection)]
+    except sqlite3.Error as exc:
+        detail = str(translated(exc) or exc)
+        return [
+            *found,
+            Finding("file", Level.PROBLEM, f"{path}: {detail}", "Restore the file, or the right to read it."),
+        ]
+
+
+def _uri(path: Path, *, has_log: bool) -> str:
+    """Read-only; without a log nobody has it open, and even the index of one, which SQLite would make, is done without."""
+    return f"file:{quote(os.fsencode(path))}?mode=ro{'' if has_log else '&immutable=1'}"
+
+
+def _missing(path: Path, *, has_log: bool) -> Finding:
+    if has_log:
+        return Finding(
+            "file",
+            Level.PROBLEM,
+            f"{path} is missing, but its log beside it is there",
+            "Put the database's file back, or remove the log to begin an empty database.",
+        )
+    return Finding("file", Level.OK, f"{path} is made at the first start")
+
+
+def _directory(directory: Path) -> Finding:
+    existing = next((parent for parent in (directory, *directory.absolute().parents) if parent.exists()), directory)
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        will = "" if existing == directory else ", to be made at the first start"
+        return Finding("directory", Level.OK, f"{directory} can be written{will}")
+    return Finding(
+        "directory",
+        Level.PROBLEM,
+        f"{directory} can't be written",
+        "Give the service's user the right to it, or choose another with sqlite.path.",
+    )
+
+
+def _room(directory: Path) -> Finding:
+    free = shutil.disk_usage(directory).free
+    detail = f"{free / 2**30:.1f} GiB free on the volume of the database"
+    if free < _LITTLE_ROOM:
+        return Finding("free space", Level.WARNING, detail, "Make room, or move the database with sqlite.path.")
+    return Finding("free space", Level.OK, detail)
+
+
+def _file(path: Path) -> Finding:
+    if not os.access(path, os.W_OK):
+        return Finding(
+            "file", Level.PROBLEM, f"{path} can't be written", "Give the service's user the right to write it."
+        )
+    with path.open("rb") as file:
+        format_versions = file.read(_FORMAT_VERSIONS.stop)[_FORMAT_VERSIONS]
+    if format_versions != _WITH_LOG:
+        return Finding(
+            "file", Level.WARNING, f"{path} has no write-ahead log", "The next start of the service makes it have one."
+        )
+    return Finding("file", Level.OK, f"{path}, with a write-ahead log")
+
+
+def _schema(connection: sqlite3.Connection) -> Finding:
+    try:
+        versions = [str(version) for (version,) in connection.execute("SELECT version_num FROM alembic_version")]
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        versions = []  # there is no such table
+    try:
+        problem = version_problem(versions)
+    except SchemaTooNew as exc:
+        return Finding(
+            "schema", Level.PROBLEM, str(exc), "Run the version of the service that made it, or a later one."
+        )
+    except PersistenceError as exc:
+        return Finding("schema", Level.NOT_CHECKED, str(exc))
+    if problem:
+        return Finding(
+            "schema",
+            Level.WARNING,
+            f"of version {', '.join(versions) or 'none'}, {newest_version()} is needed",
+            "Run `persistence-service migrate`, or start the service with storage.migrate_on_start.",
+        )
+    return Finding("schema", Level.OK, f"version {newest_version()}")
