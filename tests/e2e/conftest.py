@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.database import Database, OnServer, SqliteFile
 from tests.e2e.sample import sample_workbooks
 from tests.e2e.service import ServiceProcess, running_service
 from tests.e2e.workbooks import Workbook, read_workbooks
@@ -18,6 +19,14 @@ def workbooks(request: pytest.FixtureRequest) -> list[Workbook]:
         return sample_workbooks()
     folder: Path = request.getfixturevalue("real_data")
     return read_workbooks(folder)
+
+
+@pytest.fixture(params=["sqlite"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """An empty database of each kind in turn."""
+    if request.param == "sqlite":
+        return SqliteFile(tmp_path / "persistence.db")
+    return OnServer(request.getfixturevalue(f"{request.param}_server"))
 
 
 @pytest.fixture

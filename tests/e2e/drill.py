@@ -7,9 +7,8 @@ import pytest
 from persistence_service.errors import SessionNotFound, TaskNotFound
 from tests.e2e.account import Account, Kept, Letter, as_moment
 from tests.e2e.caller import Caller, as_json, batched, segment
+from tests.e2e.database import POISON, Database
 from tests.e2e.ledger import Verdict, read, task_as_answered
-from tests.e2e.outside import POISON, look
-from tests.e2e.service import ServiceProcess
 from tests.e2e.workbooks import Record, Workbook
 from tests.e2e.worker import Worker
 
@@ -46,10 +45,10 @@ def workbook(session_id: str, tasks: int, *, poisoned_one_in: int = 0, text: str
 class Drill:
     """Everything that workers and operators do; the account knows what has to come of it."""
 
-    def __init__(self, service: ServiceProcess, caller: Caller) -> None:
+    def __init__(self, caller: Caller, database: Database) -> None:
         self.caller = caller
         self.account = Account()
-        self.database = service.folder / "persistence.db"
+        self.database = database
         self.letters_seen: set[str] = set()
 
     def worker(self, book: Workbook) -> Worker:
@@ -142,7 +141,7 @@ class Drill:
         return int(answer["total"])
 
     async def kept(self) -> Kept:
-        """Everything that the service shows after a flush, beside what the database's file says of deletions."""
+        """Everything that the service shows after a flush, beside what the database itself says of deletions."""
         caller = self.caller
         await caller.client.flush()
         letters = []
@@ -152,11 +151,11 @@ class Drill:
             self.letters_seen.add(letter["letter_id"])
             letters.append(Letter(letter["reason"], task_as_answered(letter["record"])))
         tasks = [read(row) for row in await caller.walk("/tasks", sort_by="task_id")]
-        stored = look(self.database, "SELECT COUNT(*) FROM translation_tasks")
+        stored = self.database.look("SELECT COUNT(*) FROM translation_tasks")
         assert stored == [(len(tasks),)], f"{stored} are stored, {len(tasks)} are listed"
         for task in tasks[:: max(1, len(tasks) // 50)]:
             assert read(as_json(await caller.client.task(str(task["task_id"])))) == task
-        tombstones = look(self.database, "SELECT session_id, deleted_up_to FROM deleted_sessions")
+        tombstones = self.database.look("SELECT session_id, deleted_up_to FROM deleted_sessions")
         return Kept(
             sessions=[read(row) for row in await caller.walk("/sessions")],
             tasks=tasks,

@@ -1,10 +1,7 @@
 """The main job, from end to end: workers report, the service keeps, and everything is read back and compared."""
 
 import asyncio
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -170,12 +167,3 @@ class MainJob:
             await self.caller.client.task("nobody's %2F id")
         with pytest.raises(SessionNotFound):
             await self.caller.client.session("nobody's %2F id")
-
-
-def stored_rows(database: Path) -> dict[str, tuple[int, int]]:
-    """Rows and different keys of each table, from the file itself."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return {
-            table: connection.execute(f"SELECT COUNT(*), COUNT(DISTINCT {key}) FROM {table}").fetchone()
-            for table, key in (("translation_sessions", "session_id"), ("translation_tasks", "task_id"))
-        }

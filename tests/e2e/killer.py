@@ -1,12 +1,11 @@
 """`kill -9` at seeded places of a load, and in the middle of what goes on in the database."""
 
 import asyncio
-from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.e2e.database import Database
 from tests.e2e.ledger import Ledger
-from tests.e2e.outside import look, wait_until_true
 from tests.e2e.service import ServiceProcess
 
 _SEED = 20
@@ -26,18 +25,18 @@ class Killer:
         self.kills += 1
 
     async def kill_in_the_middle(
-        self, database: Path, *, begun: str, left: str, asker: asyncio.Task[Any] | None = None
+        self, database: Database, *, begun: str, left: str, asker: asyncio.Task[Any] | None = None
     ) -> None:
         """Kill it as soon as the SQL expression `begun` is true; the number that is `left` then is not 0.
 
         An `asker` asks no more after that.
         """
-        await asyncio.to_thread(wait_until_true, database, begun)
+        await asyncio.to_thread(database.wait_until_true, begun)
         await self._service.kill()
         if asker is not None:
             asker.cancel()
         self.kills += 1
-        assert look(database, f"SELECT {left}") > [(0,)], "it was all over before the kill"
+        assert database.look(f"SELECT {left}") > [(0,)], "it was all over before the kill"
         await self._service.start()
 
     async def kill_amid(self, ledger: Ledger, batches: int, times: int) -> None:

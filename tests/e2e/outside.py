@@ -1,61 +1,14 @@
-"""What happens to the service from outside: another program at its database, a volume without room."""
+"""What happens around the service: a volume without room, and what a test waits for."""
 
 import asyncio
 import errno
 import os
-import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 
 from tests.conftest import require_or_skip
-
-POISON = "☠"
-"""A text that begins so is what the database refuses while `poisoned`."""
-_WAIT_S = 30.0
-
-
-def _connect(database: Path) -> sqlite3.Connection:
-    return sqlite3.connect(database, isolation_level=None, timeout=_WAIT_S, check_same_thread=False)
-
-
-def poison(database: Path) -> None:
-    """From now on the database refuses tasks whose source text begins with `POISON`."""
-    with closing(_connect(database)) as connection:
-        connection.execute(
-            "CREATE TRIGGER poison BEFORE INSERT ON translation_tasks "
-            f"WHEN NEW.source_text LIKE '{POISON}%' BEGIN SELECT RAISE(ABORT, 'poison'); END"
-        )
-
-
-def cure(database: Path) -> None:
-    """It refuses them no more."""
-    with closing(_connect(database)) as connection:
-        connection.execute("DROP TRIGGER poison")
-
-
-def look(database: Path, question: str, *values: object) -> list[tuple[object, ...]]:
-    """Ask the database's file."""
-    with closing(_connect(database)) as connection:
-        return connection.execute(question, values).fetchall()
-
-
-@contextmanager
-def locked(database: Path) -> Iterator[None]:
-    """Nobody else can write to the database."""
-    with closing(_connect(database)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-
-
-def wait_until_true(database: Path, condition: str) -> None:
-    """Look until this SQL expression is true; looking takes no lock, and so hinders nobody."""
-    ends_at = monotonic() + _WAIT_S
-    with closing(_connect(database)) as connection:
-        while not connection.execute(f"SELECT {condition}").fetchone()[0]:
-            assert monotonic() < ends_at, f"never true: {condition}"
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:

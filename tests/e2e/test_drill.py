@@ -7,10 +7,11 @@ import pytest
 
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
+from tests.e2e.database import POISON, Database
 from tests.e2e.drill import Drill, workbook
 from tests.e2e.killer import Killer
 from tests.e2e.ledger import Verdict
-from tests.e2e.outside import POISON, cure, look, poison, until
+from tests.e2e.outside import until
 from tests.e2e.workbooks import Workbook
 
 pytestmark = pytest.mark.slow
@@ -20,13 +21,17 @@ _BIG = 6000
 
 
 async def test_deletions_and_dead_letters_amid_kills_leave_nothing_lost_and_bring_nothing_back(
-    start_service: StartService,
+    database: Database, start_service: StartService
 ) -> None:
-    settings = {"buffer.flush_interval": 1, "buffer.orphan_grace": 1, "buffer.max_dead_letter_rate": 100_000}
-    service = await start_service(settings, measured=False)
+    settings: dict[str, object] = {
+        "buffer.flush_interval": 1,
+        "buffer.orphan_grace": 1,
+        "buffer.max_dead_letter_rate": 100_000,
+    }
+    service = await start_service(database.settings() | settings, measured=False)
     async with Caller.to(service) as caller, asyncio.timeout(300):
-        drill, killer = Drill(service, caller), Killer(service)
-        poison(drill.database)
+        drill, killer = Drill(caller, database), Killer(service)
+        drill.database.poison()
         nobodys = [workbook(f"nobody-{number}", _ORPHANS) for number in range(2)]
         poisoned = workbook("poisoned", 200, poisoned_one_in=5)
         await _under_load(drill, killer, nobodys, poisoned)
@@ -62,7 +67,7 @@ async def _under_load(drill: Drill, killer: Killer, nobodys: list[Workbook], poi
     async def only_orphans_are_left() -> bool:
         buffer = (await drill.caller.health())["buffer"]
         is_idle = not buffer["replaying"] and buffer["total_count"] == 0
-        return is_idle and look(drill.database, question) == [(orphans, 0)]
+        return is_idle and drill.database.look(question) == [(orphans, 0)]
 
     await until(only_orphans_are_left, f"{orphans} orphans are dead letters, and all others stored")
     kept = await drill.kept()
@@ -104,7 +109,7 @@ async def _deleting(drill: Drill, killer: Killer) -> None:
     async def all_is_removed() -> bool:
         question = "SELECT removed_at IS NOT NULL FROM deleted_sessions WHERE session_id = 'big'"
         await drill.caller.health()
-        return look(drill.database, question) == [(1,)]
+        return drill.database.look(question) == [(1,)]
 
     await until(all_is_removed, "the deletion is completed though nobody asks any more")
     drill.account.note_deleted("big", asked, drill.caller.client.event_time())
@@ -113,7 +118,7 @@ async def _deleting(drill: Drill, killer: Killer) -> None:
     await drill.report(big, sent[1::20])
     await drill.check_gone("big", sent[::500])
     await drill.caller.client.flush()
-    assert look(drill.database, f"SELECT {left}") == [(0,)]  # the test's own
+    assert drill.database.look(f"SELECT {left}") == [(0,)]  # the test's own
     await drill.sum_up("a deletion that was interrupted")
 
 
@@ -128,7 +133,7 @@ async def _mending(drill: Drill, killer: Killer, nobodys: list[Workbook], refuse
         return await drill.letters("unknown_session") == 0
 
     await until(none_is_orphaned, "the orphans are stored, now that their sessions are")
-    cure(drill.database)
+    drill.database.cure()
     letters = await drill.letters("data_rejected")
     assert letters >= refused
     chosen = {"reason": "data_rejected"}
@@ -178,14 +183,14 @@ async def _cleaning(drill: Drill, killer: Killer) -> Verdict:
 
 
 async def test_what_is_refused_beyond_the_rate_waits_through_kills_and_is_stored_when_it_can_be(
-    start_service: StartService,
+    database: Database, start_service: StartService
 ) -> None:
     rate, refused = 5, 40
-    settings = {"buffer.flush_interval": 1, "buffer.max_dead_letter_rate": rate}
-    service = await start_service(settings, measured=False)
+    settings: dict[str, object] = {"buffer.flush_interval": 1, "buffer.max_dead_letter_rate": rate}
+    service = await start_service(database.settings() | settings, measured=False)
     async with Caller.to(service) as caller, asyncio.timeout(120):
-        drill, killer = Drill(service, caller), Killer(service)
-        poison(drill.database)
+        drill, killer = Drill(caller, database), Killer(service)
+        drill.database.poison()
         book = workbook("poisoned", 400, poisoned_one_in=400 // refused)
         await drill.worker(book).report_session("processing")
         await drill.report_done(book)
@@ -194,11 +199,11 @@ async def test_what_is_refused_beyond_the_rate_waits_through_kills_and_is_stored
             await until(_are_set_aside(drill, refused), "the rest is set aside")
             assert (await caller.health())["status"] == "degraded"
             assert rate <= await drill.letters("data_rejected") <= runs * rate
-            assert look(drill.database, "SELECT COUNT(*) FROM translation_tasks") == [(len(book.tasks) - refused,)]
+            assert drill.database.look("SELECT COUNT(*) FROM translation_tasks") == [(len(book.tasks) - refused,)]
             if runs == 1:
                 await killer.kill()
         letters = await drill.letters("data_rejected")
-        cure(drill.database)
+        drill.database.cure()
         await killer.kill()
         await until(_are_set_aside(drill, letters), "what was set aside is stored")
         await drill.sum_up("refusals beyond the rate")

@@ -9,10 +9,11 @@ import pytest
 
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
+from tests.e2e.database import SqliteFile
 from tests.e2e.drill import Drill, workbook
 from tests.e2e.killer import Killer
 from tests.e2e.ledger import Verdict
-from tests.e2e.outside import fill, locked, mounted_volume, until, used_bytes
+from tests.e2e.outside import fill, mounted_volume, until, used_bytes
 
 _MIB = 1024 * 1024
 
@@ -26,9 +27,10 @@ def volume(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 async def test_a_full_volume_loses_nothing_that_was_acknowledged_and_is_no_full_one_for_ever(
-    start_service: StartService, volume: Path
+    start_service: StartService, volume: Path, tmp_path: Path
 ) -> None:
-    settings = {
+    database = SqliteFile(tmp_path / "persistence.db")
+    settings = database.settings() | {
         "journal.directory": volume / "journal",
         "journal.min_free": 0,
         "journal.segment_bytes": 2 * _MIB,
@@ -38,12 +40,15 @@ async def test_a_full_volume_loses_nothing_that_was_acknowledged_and_is_no_full_
     }
     service = await start_service(settings, measured=False)
     async with Caller.to(service) as caller, asyncio.timeout(120):
-        drill, killer = Drill(service, caller), Killer(service)
+        drill, killer = Drill(caller, database), Killer(service)
         verdict = Verdict()
-        for cause, by, cells_each in (("a locked database", locked, 200), ("a foreign file", _ballast, 50)):
+        for cause, full, cells_each in (
+            ("a locked database", database.locked(), 200),
+            ("a foreign file", _ballast(volume), 50),
+        ):
             books = [workbook(f"{cause} {number}", cells_each, text="字" * 4000) for number in range(4)]
             async with asyncio.TaskGroup() as group:
-                with by(drill.database if by is locked else volume):
+                with full:
                     workers = [group.create_task(drill.worker(book).work()) for book in books]
                     await _kill_while_full(drill, killer)
                 assert not any(worker.done() for worker in workers)

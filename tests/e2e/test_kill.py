@@ -9,7 +9,8 @@ import pytest
 
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
-from tests.e2e.job import MainJob, stored_rows
+from tests.e2e.database import Database
+from tests.e2e.job import MainJob
 from tests.e2e.service import ServiceProcess
 from tests.e2e.workbooks import Workbook
 
@@ -19,10 +20,15 @@ _DELAY_S = 0.03
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "workbooks, database",
+    [("sample", "sqlite"), ("real", "sqlite")],
+    indirect=True,
+)
 async def test_nothing_acknowledged_is_lost_in_ten_kills(
-    start_service: StartService, workbooks: Sequence[Workbook]
+    database: Database, start_service: StartService, workbooks: Sequence[Workbook]
 ) -> None:
-    service = await start_service({"buffer.flush_interval": 1}, measured=False)
+    service = await start_service(database.settings() | {"buffer.flush_interval": 1}, measured=False)
     async with Caller.to(service) as caller:
         job = MainJob(caller, workbooks)
         killer = asyncio.create_task(kill_at_random_moments(service, job))
@@ -37,7 +43,7 @@ async def test_nothing_acknowledged_is_lost_in_ten_kills(
 
     assert await service.terminate() == 0
     tasks = sum(len(workbook.tasks) for workbook in workbooks)
-    assert stored_rows(service.folder / "persistence.db") == {
+    assert database.stored_rows() == {
         "translation_sessions": (len(workbooks), len(workbooks)),
         "translation_tasks": (tasks, tasks),
     }

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
-from tests.e2e.job import MainJob, stored_rows
+from tests.e2e.database import Database
+from tests.e2e.job import MainJob
 from tests.e2e.workbooks import Workbook
 
 
 async def test_everything_that_ten_workers_report_is_read_back_as_it_was_sent(
-    start_service: StartService, workbooks: Sequence[Workbook]
+    database: Database, start_service: StartService, workbooks: Sequence[Workbook]
 ) -> None:
-    service = await start_service()
+    service = await start_service(database.settings())
     async with Caller.to(service) as caller:
         job = MainJob(caller, workbooks)
         await job.run()
@@ -24,7 +25,7 @@ async def test_everything_that_ten_workers_report_is_read_back_as_it_was_sent(
 
     assert await service.terminate() == 0
     tasks = sum(len(workbook.tasks) for workbook in workbooks)
-    assert stored_rows(service.folder / "persistence.db") == {
+    assert database.stored_rows() == {
         "translation_sessions": (len(workbooks), len(workbooks)),
         "translation_tasks": (tasks, tasks),
     }

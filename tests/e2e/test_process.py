@@ -12,7 +12,7 @@ import pytest
 from persistence_service.errors import TaskNotFound
 from tests.e2e.caller import Caller, as_json
 from tests.e2e.conftest import StartService
-from tests.e2e.job import stored_rows
+from tests.e2e.database import Database
 from tests.e2e.ledger import Ledger, read
 from tests.e2e.sample import sample_workbooks
 from tests.e2e.service import ROOT, ServiceProcess, command
@@ -34,15 +34,17 @@ async def report_some(caller: Caller) -> Ledger:
     return ledger
 
 
-async def test_what_is_buffered_at_sigterm_is_stored_before_the_process_ends(start_service: StartService) -> None:
-    service = await start_service(NO_FLUSH)
+async def test_what_is_buffered_at_sigterm_is_stored_before_the_process_ends(
+    database: Database, start_service: StartService
+) -> None:
+    service = await start_service({**database.settings(), **NO_FLUSH})
     async with Caller.to(service) as caller:
         ledger = await report_some(caller)
         assert (await caller.get("/tasks"))["total"] == 0
 
         assert await service.terminate() == 0
         tasks = len(ledger.tasks_kept)
-        assert stored_rows(service.folder / "persistence.db") == {
+        assert database.stored_rows() == {
             "translation_sessions": (1, 1),
             "translation_tasks": (tasks, tasks),
         }
@@ -54,12 +56,14 @@ async def test_what_is_buffered_at_sigterm_is_stored_before_the_process_ends(sta
     assert len(rows) == tasks
 
 
-async def test_a_batch_acknowledged_just_before_a_kill_is_read_after_the_restart(start_service: StartService) -> None:
-    service = await start_service(NO_FLUSH)
+async def test_a_batch_acknowledged_just_before_a_kill_is_read_after_the_restart(
+    database: Database, start_service: StartService
+) -> None:
+    service = await start_service({**database.settings(), **NO_FLUSH})
     async with Caller.to(service) as caller:
         ledger = await report_some(caller)
         await service.kill()
-        assert stored_rows(service.folder / "persistence.db")["translation_tasks"] == (0, 0)
+        assert database.stored_rows()["translation_tasks"] == (0, 0)
 
         await service.start()
         for task_id, task in ledger.tasks_kept.items():
@@ -75,8 +79,8 @@ async def test_a_batch_acknowledged_just_before_a_kill_is_read_after_the_restart
     assert len(rows) == len(ledger.tasks_kept)
 
 
-async def test_what_is_buffered_survives_kill_after_kill(start_service: StartService) -> None:
-    service = await start_service(NO_FLUSH)
+async def test_what_is_buffered_survives_kill_after_kill(database: Database, start_service: StartService) -> None:
+    service = await start_service({**database.settings(), **NO_FLUSH})
     async with Caller.to(service) as caller:
         ledger = await report_some(caller)
         for _ in range(3):
@@ -89,18 +93,19 @@ async def test_what_is_buffered_survives_kill_after_kill(start_service: StartSer
 class ServedByUvicorn(ServiceProcess):
     """`uvicorn main:app`, configured by the environment alone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Database) -> None:
         super().__init__(folder)
+        settings = database.settings() | {"journal.directory": folder / "journal", "logging.file": ""}
         self._command = [sys.executable, "-m", "uvicorn", "main:app", f"--app-dir={ROOT}", "--port=0"]
         self._environment |= {
-            "PERSISTENCE_JOURNAL__DIRECTORY": str(folder / "journal"),
-            "PERSISTENCE_SQLITE__PATH": str(folder / "uvicorn.db"),
-            "PERSISTENCE_LOGGING__FILE": "",
+            f"PERSISTENCE_{key.upper().replace('.', '__')}": str(value) for key, value in settings.items()
         }
 
 
-async def test_uvicorn_main_app_serves_with_the_same_configuration_and_stores_what_it_took(tmp_path: Path) -> None:
-    service = ServedByUvicorn(tmp_path)
+async def test_uvicorn_main_app_serves_with_the_same_configuration_and_stores_what_it_took(
+    database: Database, tmp_path: Path
+) -> None:
+    service = ServedByUvicorn(tmp_path, database)
     try:
         await service.start()
         async with Caller.to(service) as caller:
@@ -110,13 +115,14 @@ async def test_uvicorn_main_app_serves_with_the_same_configuration_and_stores_wh
     finally:
         await service.close()
     tasks = len(ledger.tasks_kept)
-    assert stored_rows(tmp_path / "uvicorn.db")["translation_tasks"] == (tasks, tasks)
+    assert database.stored_rows()["translation_tasks"] == (tasks, tasks)
 
 
 async def test_a_stop_ends_slow_requests_in_the_one_form_and_flushes_within_its_time(
+    database: Database,
     start_service: StartService,
 ) -> None:
-    service = await start_service({**NO_FLUSH, "service.shutdown_timeout": "2s"})
+    service = await start_service({**database.settings(), **NO_FLUSH, "service.shutdown_timeout": "2s"})
     async with Caller.to(service) as caller:
         ledger = await report_some(caller)
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(service.url).port)
@@ -132,7 +138,7 @@ async def test_a_stop_ends_slow_requests_in_the_one_form_and_flushes_within_its_
     assert b'"error_code":"SHUTTING_DOWN"' in answer
     assert "Traceback" not in service.log_tail()
     tasks = len(ledger.tasks_kept)
-    assert stored_rows(service.folder / "persistence.db")["translation_tasks"] == (tasks, tasks)
+    assert database.stored_rows()["translation_tasks"] == (tasks, tasks)
 
 
 async def test_a_second_process_on_the_same_journal_says_whose_it_is_and_ends(start_service: StartService) -> None:

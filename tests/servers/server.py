@@ -3,7 +3,8 @@
 import os
 import secrets
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ class Server:
 
     def sql(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """The rows of one statement, run on a connection of its own, in autocommit."""
+        with self.connected(database) as run:
+            return run(statement)
+
+    @contextmanager
+    def connected(self, database: str | None = None) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+        """A connection that stays open for the block: what runs a statement on it, in autocommit, and returns its rows."""
         connection = pymysql.connect(
             host=self.host,
             port=self.port,
@@ -45,9 +52,14 @@ class Server:
             # The servers of a run have no password; with one, the connection is encrypted where the server can.
             ssl_disabled=not self.password,
         )
-        with connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-            return list(cursor.fetchall())
+
+        def run(statement: str) -> list[tuple[Any, ...]]:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall())
+
+        with connection:
+            yield run
 
     def new_database(self) -> str:
         """The name of a new, empty database; it is dropped at the latest with the server's fixture."""
