@@ -10,9 +10,10 @@ import msgspec
 from sqlalchemy import ColumnElement, Text, UnaryExpression, func, literal, or_, select
 from sqlalchemy.sql.operators import custom_op
 
-from persistence_service.storage.backend import Rejection, RejectionReason, WriteResult
+from persistence_service.storage.backend import Rejection, WriteResult
 from persistence_service.storage.collections import Collection
 from persistence_service.storage.query import Condition, Group, Measurement, OneOf, Query, Value
+from persistence_service.storage.sql.rejections import kept, rejections
 from persistence_service.storage.sql.tables import Schema
 from persistence_service.storage.sql.translate import Translator
 from persistence_service.storage.sqlite.connection import SqliteConnection
@@ -96,9 +97,7 @@ class Operations:
         connection.check_in_transaction()
         table = self._schema.table(collection)
         rejected = self._rejections(connection, collection, records)
-        if rejected:
-            left_out = {rejection.index for rejection in rejected}
-            records = [record for index, record in enumerate(records) if index not in left_out]
+        records = kept(records, rejected)
         self._upserts[table.name].write(connection.driver, records)
         return WriteResult(len(records), tuple(rejected))
 
@@ -129,16 +128,7 @@ class Operations:
         if collection.fixed:
             keys = {collection.key_of(record) for record in records}
             fixed = {row[0]: tuple(row[1:]) for row in self._fields(connection, collection, keys, collection.fixed)}
-        rejections = []
-        for index, record in enumerate(records):
-            values = tuple(getattr(record, field) for field in collection.fixed)
-            if fixed.get(collection.key_of(record), values) != values:
-                rejections.append(Rejection(index, RejectionReason.FIXED_FIELD_CHANGED))
-            elif parent is not None and getattr(record, parent.field) not in parents:
-                rejections.append(Rejection(index, RejectionReason.UNKNOWN_PARENT))
-            else:
-                fixed[collection.key_of(record)] = values
-        return rejections
+        return rejections(collection, records, parents, fixed)
 
     def _fields(
         self, connection: SqliteConnection, collection: Collection[Any], keys: Iterable[str], fields: Sequence[str]

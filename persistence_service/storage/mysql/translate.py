@@ -1,0 +1,143 @@
+"""Queries in the SQL of MySQL and MariaDB, and the index that each is to be read by.
+
+The optimisers of both servers guess how many rows they meet before a page is full, and guess wrong: for a session's tasks by
+time they may walk all tasks. Each page names its index, where there is one that bounds what is read or has its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, literal, literal_column, or_, select
+from sqlalchemy.schema import Column
+
+from persistence_service.storage.collections import Collection
+from persistence_service.storage.mysql.dialect import DIALECT, quoted
+from persistence_service.storage.mysql.literals import Escape
+from persistence_service.storage.mysql.literals import literal as written
+from persistence_service.storage.query import Condition, Equals, OneOf, Query, Sort, Value
+from persistence_service.storage.sql.tables import INDEXES
+from persistence_service.storage.sql.translate import Translator, behind_by_terms
+
+_LIST = 500  # values of one list: MariaDB makes a table of a list of 1,000
+_CASES = 8  # values of a list about children that are looked for one by one
+
+
+class MysqlTranslator(Translator):
+    """The translation for MySQL and MariaDB."""
+
+    def page(self, collection: Collection[Any], fields: Sequence[str], query: Query) -> Select[Any]:
+        """The `fields` of one page, in order, read by the index that suits it."""
+        return self._by_index(
+            super().page(collection, fields, query),
+            collection,
+            indexes_for(collection, query.where, query.total_order(collection.key)),
+        )
+
+    def keys(self, collection: Collection[Any], where: Sequence[Condition]) -> Select[Any]:
+        """The keys of the matching records."""
+        return self._by_index(super().keys(collection, where), collection, indexes_for(collection, where))
+
+    def deletion(self, collection: Collection[Any], where: Sequence[Condition], escape: Escape) -> str:
+        """Deletes the matching records, without their children. In the form for several tables, which takes an index."""
+        _, _, source = sql_text(self.keys(collection, where), escape).partition("\nFROM ")
+        return f"DELETE {quoted(collection.name)} FROM {source}"
+
+    def _by_index(self, statement: Select[Any], collection: Collection[Any], indexes: Sequence[str]) -> Select[Any]:
+        if not indexes:
+            return statement
+        return statement.with_hint(self._schema.table(collection), f"FORCE INDEX ({', '.join(indexes)})")
+
+    def _has_child(
+        self, collection: Collection[Any], child: Collection[Any], where: Sequence[Condition]
+    ) -> ColumnElement[bool]:
+        # With a list the servers read all children and compare; with one value each is one look into the index.
+        for place, condition in enumerate(where):
+            if isinstance(condition, OneOf) and 0 < len(condition.values) <= _CASES:
+                others = (*where[:place], *where[place + 1 :])
+                cases = (Equals(condition.field, value) for value in condition.values)
+                return or_(*(self._has_child(collection, child, (case, *others)) for case in cases))
+        return super()._has_child(collection, child, where)
+
+    def _largest(self, column: ColumnElement[Any], *where: ColumnElement[bool]) -> Select[Any]:
+        # max() of a dependent subquery reads all that matches; the first of an order is one look into the index.
+        return select(column).where(*where).order_by(column.desc()).limit(literal_column("1"))
+
+    def _one_of(self, column: ColumnElement[Any], values: Sequence[Value]) -> ColumnElement[bool]:
+        if len(values) <= _LIST:
+            return super()._one_of(column, values)
+        distinct = list(dict.fromkeys(values))
+        parts = (distinct[start : start + _LIST] for start in range(0, len(distinct), _LIST))
+        return or_(*(super(MysqlTranslator, self)._one_of(column, part) for part in parts))
+
+    def _behind(
+        self, columns: Sequence[ColumnElement[Any]], order: Sequence[Sort], after: Sequence[Value]
+    ) -> ColumnElement[bool]:
+        if not all(isinstance(column, Column) for column in columns):
+            return super()._behind(columns, order, after)  # no index has it, so it may as well be made once
+        # A comparison of rows is no range to the servers' optimisers, this is; and the first term alone bounds it.
+        values = [literal(value, type_=column.type) for column, value in zip(columns, after, strict=True)]
+        behind = behind_by_terms(columns, order, values)
+        if len(columns) < 2:  # with one term there is nothing more to say
+            return behind
+        first, value = columns[0], values[0]
+        return and_(first <= value if order[0].descending else first >= value, behind)
+
+    def _mean(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.avg(column + literal_column("0e0"))  # of whole numbers it would be a decimal of four digits
+
+
+def indexes_for(collection: Collection[Any], where: Sequence[Condition], order: Sequence[Sort] = ()) -> tuple[str, ...]:
+    """The indexes to choose from; none if the choice is the optimiser's.
+
+    First what leads to the key; then an index that bounds what is read to the rows of an id (a session's, a batch's), one
+    that has the order before one that has not; then one that has the order, to be walked until the page is full.
+    """
+    if any(isinstance(condition, Equals | OneOf) and condition.field == collection.key for condition in where):
+        return ("PRIMARY",)
+    fixed = {condition.field for condition in where if isinstance(condition, Equals)}
+    listed = {condition.field for condition in where if isinstance(condition, OneOf)}
+    indexes = {**INDEXES.get(collection.name, {}), "PRIMARY": (collection.key,)}
+    bounding = [name for name, fields in indexes.items() if _bounds(fields, fixed | listed)]
+    ordering = {name: _fixed_before_order(collection, fields, fixed, order) for name, fields in indexes.items()}
+    best = max(
+        (name for name in indexes if ordering[name] >= 0 and (name in bounding or not bounding)),
+        key=lambda name: ordering[name],
+        default=None,
+    )
+    if order and best is not None:
+        return (best,)
+    return tuple(bounding)
+
+
+def _bounds(fields: Sequence[str], given: set[str]) -> bool:
+    """Whether an index of `fields` leads to the rows of an id."""
+    for field in fields:
+        if field not in given:
+            return False
+        if field.endswith("_id"):
+            return True
+    return False
+
+
+def _fixed_before_order(
+    collection: Collection[Any], fields: Sequence[str], fixed: set[str], order: Sequence[Sort]
+) -> int:
+    """How many fields of an index are fixed before it goes on in the `order`; -1 if it does not."""
+    if len({term.descending for term in order}) > 1:
+        return -1
+    prefix = 0
+    while prefix < len(fields) and fields[prefix] in fixed:
+        prefix += 1
+    following = [*fields[prefix:], *([collection.key] if collection.key not in fields else [])]
+    wanted = [term.field for term in order if term.field not in fixed]
+    return prefix if following[: len(wanted)] == wanted else -1
+
+
+def sql_text(statement: Any, escape: Escape) -> str:  # noqa: ANN401  # whatever SQLAlchemy can compile
+    """The statement with its values in it."""
+    state = statement.compile(dialect=DIALECT).construct_expanded_state()
+    values = tuple(written(value, escape) for value in state.positional_parameters)
+    sql: str = state.statement
+    return sql % values
