@@ -58,6 +58,15 @@ class MigrationPlanner(ABC):
     """A backend that can say what `migrate` would do."""
 
     @abstractmethod
+    async def schema_version(self) -> str:
+        """The version of the schema that the database has; empty if it has none.
+
+        Raises:
+            BackendClosed: before `open`, and after `close`.
+            StorageUnavailable: the backend is away.
+        """
+
+    @abstractmethod
     async def pending_sql(self) -> str:
         """The statements that `migrate` would run now, to read or to run by hand; empty if there are none. Changes nothing.
 

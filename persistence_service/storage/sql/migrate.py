@@ -72,6 +72,11 @@ def version_problem(current: Sequence[str]) -> str:
     )
 
 
+def current_version(connection: Connection) -> str:
+    """The version of the database's schema, empty if it has none."""
+    return ", ".join(_current(connection))
+
+
 def newest_version() -> str:
     """The version of the schema that this package uses."""
     return _names(_scripts().get_heads())

@@ -156,6 +156,10 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner, 
         """See `SizeReporter.sizes`. SQLite knows nothing of its tables' sizes without reading them."""
         return await self._read_keys(SqliteConnection.sizes)
 
+    async def schema_version(self) -> str:
+        """See `MigrationPlanner.schema_version`."""
+        return await self._read_keys(SqliteConnection.schema_version)
+
     async def pending_sql(self) -> str:
         """See `MigrationPlanner.pending_sql`."""
         return await self._read_keys(SqliteConnection.pending_sql)
