@@ -37,6 +37,8 @@ from persistence_service.settings import Settings, StorageNames, routing_problem
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.collections import ALL_COLLECTIONS, SESSIONS
 from persistence_service.storage.memory import MemoryBackend
+from persistence_service.storage.mysql import MysqlBackend
+from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.opening import BackendOpener
 from persistence_service.storage.powers import AvailabilityNotifier
 from persistence_service.storage.registry import BackendFactory, StorageRegistry, plugins
@@ -91,7 +93,12 @@ def build_registry(settings: Settings) -> StorageRegistry:
 
 
 def _factories(settings: Settings) -> dict[str, BackendFactory]:
-    return {"memory": MemoryBackend, "sqlite": partial(_sqlite, settings), **plugins()}
+    shipped: dict[str, BackendFactory] = {
+        "memory": MemoryBackend,
+        "sqlite": partial(_sqlite, settings),
+        "mysql": partial(_mysql, settings),
+    }
+    return {**shipped, **plugins()}
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -281,3 +288,27 @@ def _sqlite(settings: Settings) -> StorageBackend:
         busy_timeout_s=settings.sqlite.busy_timeout,
         query_timeout_s=settings.limits.query_timeout,
     )
+
+
+def mysql_options(settings: Settings) -> MysqlOptions:
+    """How the database server that is configured is reached and used."""
+    database = settings.database
+    return MysqlOptions(
+        addresses=database.addresses,
+        user=database.user,
+        password=database.password.get_secret_value(),
+        database=database.database,
+        tls=TlsOptions(database.tls, database.tls_ca, database.tls_cert, database.tls_key),
+        pool_size=database.pool_size,
+        pool_min=database.pool_min,
+        pool_recycle_s=database.pool_recycle,
+        connect_timeout_s=database.connect_timeout,
+        acquire_timeout_s=database.acquire_timeout,
+        answer_timeout_s=database.statement_timeout,
+        query_timeout_s=settings.limits.query_timeout,
+        allow_lossy_failover=database.allow_lossy_failover,
+    )
+
+
+def _mysql(settings: Settings) -> StorageBackend:
+    return MysqlBackend(mysql_options(settings))
