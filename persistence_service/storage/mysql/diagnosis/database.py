@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pymysql.constants import ER
-
-from persistence_service.errors import SchemaTooNew, StorageSetupError
+from persistence_service.errors import SchemaTooNew
 from persistence_service.storage.collections import ALL_COLLECTIONS
 from persistence_service.storage.mysql.diagnosis.host import Host
+from persistence_service.storage.mysql.health import schema_versions
 from persistence_service.storage.mysql.schema import MysqlSchema
 from persistence_service.storage.powers import Finding, Level
 from persistence_service.storage.sql.migrate import newest_version, version_problem
@@ -56,12 +55,8 @@ def _about(what: str, view: str, more: str = "") -> str:
 
 
 async def _version(host: Host) -> Finding:
-    try:
-        versions = [str(version) for (version,) in await host.rows("SELECT version_num FROM alembic_version")]
-    except StorageSetupError as exc:
-        if exc.number != ER.NO_SUCH_TABLE:
-            raise
-        versions = []
+    assert host.connection is not None  # noqa: S101  # nothing is asked of hosts that were not reached
+    versions = await schema_versions(host.connection)
     try:
         problem = version_problem(versions)
     except SchemaTooNew as exc:
