@@ -10,7 +10,7 @@ import sys
 import typer
 
 from persistence_service import __version__
-from persistence_service.cli import journal, serve
+from persistence_service.cli import check, journal, migrate, serve
 from persistence_service.errors import ConfigurationError, PersistenceError
 
 EXIT_CONFIGURATION = 2
@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve.serve)
+app.command()(check.check)
+app.command()(migrate.migrate)
 app.add_typer(journal.app, name="journal")
 
 
