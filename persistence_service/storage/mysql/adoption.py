@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from persistence_service.errors import DataRejected, StorageSetupError
-from persistence_service.storage.mysql.migration_connection import MigrationConnection, errors_translated
+from persistence_service.storage.mysql.migration_connection import MigrationConnection
 from persistence_service.storage.mysql.plain_design import SESSIONS, TABLES, TASKS, PlainTable
 from persistence_service.storage.mysql.schema import ARRIVING_WINS
 
@@ -191,8 +191,7 @@ class Adoption:
 
     def _copy_chunk(self, table: PlainTable, chunk: str, bounds: Mapping[str, object]) -> None:
         try:
-            with errors_translated():
-                self._connection.run(self._insertion(table, chunk), bounds)
+            self._connection.run(self._insertion(table, chunk), bounds)
         except DataRejected as exc:
             raise StorageSetupError(
                 f"a row of {table.backup} does not fit: {exc}; mend it there, and the service goes on",

@@ -107,7 +107,7 @@ def _migrate(work: _Work, lock_wait_s: float) -> None:
             return
         stack.enter_context(_privileges_explained("the schema is not up to date, and the account may not change it"))
         lock = MigrationLock(stack.enter_context(work.connected()))
-        stack.enter_context(lock.held(lock_wait_s))
+        lock.take(lock_wait_s)
         if not schema_problem(connection.sql):  # another instance was quicker
             return
         adoption = Adoption(connection, lock.confirm)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from persistence_service.errors import PersistenceError, StorageSetupError
+from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable
 from persistence_service.storage.mysql.errors import translated
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 
@@ -83,9 +83,16 @@ class MigrationConnection:
             undo.pop_all()
 
     def run(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        """The rows of one statement, none if it gives none."""
-        result = self.sql.execute(text(statement), dict(parameters or {}))
-        return [tuple(row) for row in result] if result.returns_rows else []
+        """The rows of one statement, none if it gives none.
+
+        Raises:
+            PersistenceError: as `translated` says.
+        """
+        if self.sql.invalidated:
+            raise StorageUnavailable("the connection to the database was lost")
+        with errors_translated():
+            result = self.sql.execute(text(statement), dict(parameters or {}))
+            return [tuple(row) for row in result] if result.returns_rows else []
 
     def abandon(self) -> None:
         """End what is running, and everything after it, with an error."""

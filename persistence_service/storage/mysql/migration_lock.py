@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from sqlalchemy import Dialect, MetaData
-from sqlalchemy.exc import ProgrammingError
 
-from persistence_service.errors import StorageUnavailable, TransactionConflict
-from persistence_service.storage.mysql.errors import number_of
-from persistence_service.storage.mysql.migration_connection import MigrationConnection, errors_translated
+from persistence_service.errors import StorageSetupError, StorageUnavailable, TransactionConflict
+from persistence_service.storage.mysql.migration_connection import MigrationConnection
 from persistence_service.storage.mysql.schema import lock_table
 from persistence_service.storage.sql.creation import creation
 
 _NO_SUCH_TABLE = 1146
+_ATTEMPT_S = 1
 
 
 def lock_creation(dialect: Dialect) -> list[str]:
@@ -27,28 +24,26 @@ def lock_creation(dialect: Dialect) -> list[str]:
 
 
 class MigrationLock:
-    """A row that is locked in an open transaction of a connection of its own.
+    """A row that is locked in an open transaction of `connection`, which does nothing else, until that is closed or lost.
 
-    It ends with that connection, and so with its holder. (The server's GET_LOCK would not be known to the next primary of a
-    group, and a transaction's locks end with its first statement that changes the schema: hence a second connection.)
+    So it ends with its holder. (The server's GET_LOCK would not be known to the next primary of a group; and the first
+    statement that changes the schema ends its own connection's transaction, hence a connection of its own.)
     """
 
     def __init__(self, connection: MigrationConnection) -> None:
         self._connection = connection
 
-    @contextmanager
-    def held(self, wait_s: float) -> Iterator[None]:
-        """Hold the lock in the block.
+    def take(self, wait_s: float) -> None:
+        """Wait for the lock, and have it.
 
         Raises:
-            StorageUnavailable: another holds it for longer than `wait_s`.
+            StorageUnavailable: another has it for longer than `wait_s`.
         """
+        self._connection.run(f"SET innodb_lock_wait_timeout={_ATTEMPT_S}")
         give_up_at = time.monotonic() + wait_s
         while not self._try():
             if time.monotonic() > give_up_at:
                 raise StorageUnavailable("another instance is migrating the database; this one waits for it")
-        yield
-        self._connection.run("ROLLBACK")
 
     def confirm(self) -> None:
         """Check that the lock is still held.
@@ -56,25 +51,23 @@ class MigrationLock:
         Raises:
             StorageUnavailable: it is lost, and others may be at work by now.
         """
-        with errors_translated():
-            self._connection.run("SELECT 1")
+        self._connection.run("SELECT 1")
 
     def _try(self) -> bool:
         """Whether the lock is held now; waits for as long as the server lets a lock wait."""
         try:
-            with errors_translated():
-                return self._take() or self._make()
+            return self._lock_row() or self._make()
         except TransactionConflict:
             self._connection.run("ROLLBACK")
             return False
 
-    def _take(self) -> bool:
+    def _lock_row(self) -> bool:
         self._connection.run("START TRANSACTION")
         try:
             if self._connection.run("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE"):
                 return True
-        except ProgrammingError as exc:
-            if number_of(exc.orig) != _NO_SUCH_TABLE:
+        except StorageSetupError as exc:
+            if exc.number != _NO_SUCH_TABLE:
                 raise
         self._connection.run("ROLLBACK")
         return False
