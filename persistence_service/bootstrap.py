@@ -47,6 +47,7 @@ from persistence_service.storage.sqlite.backend import SqliteBackend
 _log = structlog.get_logger(__name__)
 _MICROSECONDS = 1_000_000
 _OPENING_S = 2.0
+_CHUNK_ROWS = 4  # rows of one transaction, in those that start a flush
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,12 @@ async def _try_to_open(opener: BackendOpener) -> None:
 def _policies(settings: Settings) -> Policies:
     options = settings.buffer
     return Policies(
-        flush=FlushPolicy(options.max_buffer_size, options.flush_interval, orphan_grace_s=options.orphan_grace),
+        flush=FlushPolicy(
+            options.max_buffer_size,
+            options.flush_interval,
+            chunk_rows=_CHUNK_ROWS * options.max_buffer_size,
+            orphan_grace_s=options.orphan_grace,
+        ),
         bounds=MemoryBounds(options.max_memory_records, options.max_memory_bytes),
         ack=AckPolicy(options.ack, options.min_ack, options.ack_timeout),
         max_dead_letters_per_minute=options.max_dead_letter_rate,

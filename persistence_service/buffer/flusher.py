@@ -329,7 +329,7 @@ class Flusher:
     async def _flush_chunk(self, buffer: RecordBuffer[Any]) -> None:
         started = self._timing.monotonic()
         entries = buffer.take(
-            max_rows=self._policy.max_buffer_size, max_bytes=self._policy.chunk_bytes, newest=self._newest_first
+            max_rows=self._policy.chunk_rows, max_bytes=self._policy.chunk_bytes, newest=self._newest_first
         )
         report = ChunkReport()
         try:

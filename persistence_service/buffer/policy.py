@@ -21,10 +21,15 @@ class MemoryBounds:
 
 @dataclass(frozen=True, slots=True)
 class FlushPolicy:
-    """When a flush starts, and how large its transactions are."""
+    """When a flush starts, and how large its transactions are at most: a chunk is what waits, up to these bounds.
+
+    A transaction costs several turns of the event loop, however many rows it has; when the loop is busy they take longer than
+    the database does. So what has piled up meanwhile is written at once.
+    """
 
     max_buffer_size: int
     flush_interval_s: float
+    chunk_rows: int
     chunk_bytes: int = 4 * 1024 * 1024
     orphan_grace_s: float = 300.0
 

@@ -105,7 +105,7 @@ class BufferSettings(Section):
         default=1_000,
         ge=1,
         le=100_000,
-        description="Rows of sessions or tasks that start a flush; also the most rows of one transaction.",
+        description="Rows of sessions or tasks that start a flush; a transaction has at most four times as many.",
     )
     flush_interval: kinds.Seconds = Field(
         default=30.0,

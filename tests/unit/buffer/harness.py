@@ -266,7 +266,7 @@ async def open_rig(
         backend=backend,
         letter_files=letter_files,
         policies=Policies(
-            flush=FlushPolicy(size, interval_s, chunk_bytes, orphan_grace_s),
+            flush=FlushPolicy(size, interval_s, size, chunk_bytes, orphan_grace_s),
             bounds=bounds or MemoryBounds(),
             ack=AckPolicy(Durability.JOURNAL, min_ack, ack_timeout_s),
             max_dead_letters_per_minute=max_dead_letters,
