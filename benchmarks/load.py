@@ -81,24 +81,25 @@ def request(path: str, body: bytes = b"") -> bytes:
     return head.encode() + body
 
 
+def task_items(tasks: list[dict[str, object]], rows: int) -> Iterator[dict[str, object]]:
+    """Completed tasks, no two with the same id; the data is used again as often as needed."""
+    for number in range(rows):
+        task = tasks[number % len(tasks)]
+        milliseconds = crc32(str(task["task_id"]).encode()) % 100_000
+        yield task | {
+            "task_id": f"{number:012d}-{milliseconds}",
+            "status": "completed",
+            "confidence": milliseconds / 100_000,
+            "start_time": "2026-01-31T12:00:00.123456Z",
+            "end_time": "2026-01-31T12:00:01.123456Z",
+            "duration_ms": milliseconds,
+        }
+
+
 def task_requests(tasks: list[dict[str, object]], rows: int, batch: int) -> list[bytes]:
-    """Requests of `rows` completed tasks, no two with the same id; the data is used again as often as needed."""
+    """Requests of `rows` tasks, `batch` in each."""
     encode = msgspec.json.Encoder().encode
-
-    def items() -> Iterator[dict[str, object]]:
-        for number in range(rows):
-            task = tasks[number % len(tasks)]
-            milliseconds = crc32(str(task["task_id"]).encode()) % 100_000
-            yield task | {
-                "task_id": f"{number:012d}-{milliseconds}",
-                "status": "completed",
-                "confidence": milliseconds / 100_000,
-                "start_time": "2026-01-31T12:00:00.123456Z",
-                "end_time": "2026-01-31T12:00:01.123456Z",
-                "duration_ms": milliseconds,
-            }
-
-    numbered = list(items())
+    numbered = list(task_items(tasks, rows))
     return [
         request("/tasks/batch", encode({"tasks": numbered[start : start + batch]}))
         for start in range(0, len(numbered), batch)
