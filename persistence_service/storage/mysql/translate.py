@@ -60,9 +60,14 @@ class MysqlTranslator(Translator):
                 return or_(*(self._has_child(collection, child, (case, *others)) for case in cases))
         return super()._has_child(collection, child, where)
 
-    def _largest(self, column: ColumnElement[Any], *where: ColumnElement[bool]) -> Select[Any]:
-        # max() of a dependent subquery reads all that matches; the first of an order is one look into the index.
-        return select(column).where(*where).order_by(column.desc()).limit(literal_column("1"))
+    def _newest_child(
+        self, child: Collection[Any], column: ColumnElement[Any], *where: ColumnElement[bool]
+    ) -> Select[Any]:
+        # max() of a dependent subquery reads all that matches; the first of an order is one look into the index. MySQL sees that
+        # the index has the order only if it begins with the parent, MariaDB only if it does not name the status.
+        assert child.parent is not None, f"{child.name} has no parent"  # noqa: S101  # a mistake in a description of collections
+        parent = self._schema.table(child).c[child.parent.field]
+        return select(column).where(*where).order_by(parent.desc(), column.desc()).limit(literal_column("1"))
 
     def _one_of(self, column: ColumnElement[Any], values: Sequence[Value]) -> ColumnElement[bool]:
         if len(values) <= _LIST:

@@ -136,7 +136,7 @@ class Translator:
         )
         of_it = self._is_child(child, collection)
         newest_of_children = [
-            self._largest(column, of_it, state).correlate(own.table).scalar_subquery() for state in states
+            self._newest_child(child, column, of_it, state).correlate(own.table).scalar_subquery() for state in states
         ]
         return self._greatest(own, *(func.coalesce(each, own, type_=own.type) for each in newest_of_children))
 
@@ -186,7 +186,12 @@ class Translator:
         row, bound = tuple_(*columns), tuple_(*values)
         return row < bound if directions == {True} else row > bound
 
-    def _largest(self, column: ColumnElement[Any], *where: ColumnElement[bool]) -> Select[Any]:
+    def _newest_child(
+        self,
+        child: Collection[Any],  # noqa: ARG002  # for subclasses
+        column: ColumnElement[Any],
+        *where: ColumnElement[bool],
+    ) -> Select[Any]:
         return select(func.max(column)).where(*where)
 
     def _mean(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
