@@ -13,6 +13,7 @@ _MEMBERS = (
     "WHERE member_state <> 'OFFLINE'"
 )
 _FEWEST = 3
+_REACHED = ("ONLINE", "RECOVERING")
 
 
 async def group_findings(host: Host) -> list[Finding]:
@@ -69,7 +70,7 @@ def _members(host: Host, members: list[tuple[str, str]]) -> Finding:
     online = [role for state, role in members if state == "ONLINE"]
     primaries = online.count("PRIMARY")
     detail = f"{len(online)} of {len(members)} members online, {primaries} primary"
-    if 2 * len(online) <= len(members):
+    if 2 * sum(state in _REACHED for state, _ in members) <= len(members):
         return Finding(
             "group",
             Level.PROBLEM,

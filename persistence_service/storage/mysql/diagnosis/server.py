@@ -137,7 +137,7 @@ def _durability(host: Host) -> Finding:
 
 def _connections(host: Host) -> Finding:
     most = int(host.variables.get("max_connections", 0))
-    of_account = int(host.variables.get("max_user_connections", 0))
+    of_account = int(host.session.get("max_user_connections", 0))  # the account's own, or what it has from the server
     wanted = host.options.pool_size
     detail = f"the server takes {most} connections, this service up to {wanted}"
     if 0 < of_account < wanted:
