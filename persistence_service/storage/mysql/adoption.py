@@ -85,7 +85,7 @@ class Adoption:
             columns = self._columns(table.backup)
             if not columns:
                 continue
-            for chunk, bounds in self._chunks(table, columns[table.key]):
+            for chunk, bounds in self._chunks(table):
                 self._confirm()
                 self._copy_chunk(table, chunk, bounds)
             self._check_complete(table)
@@ -172,10 +172,9 @@ class Adoption:
 
     # ------------------------------------------------------------------------------------------------------ copying
 
-    def _chunks(self, table: PlainTable, key: _Column) -> Iterator[tuple[str, Mapping[str, object]]]:
-        """Conditions, with their parameters, that divide the rows in the order of their key."""
-        bounds: dict[str, object] = {}
-        above = "TRUE"
+    def _chunks(self, table: PlainTable) -> Iterator[tuple[str, Mapping[str, object]]]:
+        """Conditions, with their parameters, that divide the rows in the order of their key, which is the old column's."""
+        above, bounds = "TRUE", dict[str, object]()
         while True:
             found = self._connection.run(
                 f"SELECT {table.key} FROM {table.backup} AS o WHERE {above}"
@@ -185,9 +184,9 @@ class Adoption:
             if not found:
                 yield above, bounds
                 return
-            upper = {"upper": found[0][0]}
-            yield f"{above} AND o.{table.key} <= {key.of_text(':upper')}", bounds | upper
-            above, bounds = f"o.{table.key} > {key.of_text(':lower')}", {"lower": upper["upper"]}
+            ((upper,),) = found
+            yield f"{above} AND o.{table.key} <= :upper", bounds | {"upper": upper}
+            above, bounds = f"o.{table.key} > :lower", {"lower": upper}
 
     def _copy_chunk(self, table: PlainTable, chunk: str, bounds: Mapping[str, object]) -> None:
         try:
@@ -201,9 +200,8 @@ class Adoption:
     def _insertion(self, table: PlainTable, chunk: str) -> str:
         values = {column.name: column.value for column in table.columns} | dict(table.added)
         source = f"{table.backup} AS o"
-        if (
-            table is TASKS
-        ):  # the spelling of the session's own id: the old tables may not have told upper case from lower
+        if table is TASKS:
+            # The spelling of the session's own id: the old tables may have taken small letters for capitals.
             values["session_id"] = "s.session_id"
             source += f" JOIN {SESSIONS.backup} AS s ON {self._same_session()}"
         return (

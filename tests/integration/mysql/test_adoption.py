@@ -144,8 +144,9 @@ async def test_json_null_is_no_value(old: OldDatabase) -> None:
     assert old.found("translation_sessions")["s"]["game_info_time"] is None
 
 
-async def test_more_rows_than_a_transaction_copies_arrive_all(old: OldDatabase) -> None:
-    old.make(PLAIN)
+@pytest.mark.parametrize("name", ["plain", "three-byte-texts-without-a-reference"])
+async def test_more_rows_than_a_transaction_copies_arrive_all(old: OldDatabase, name: str) -> None:
+    old.make(SHAPES[name])
     old.session()
     old.task("seed")
     depth = "cte_max_recursion_depth" if old.server.kind == "mysql" else "max_recursive_iterations"
