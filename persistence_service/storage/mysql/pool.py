@@ -139,8 +139,13 @@ class ConnectionPool:
         lease.is_ending = True
         task = asyncio.create_task(end_and_put_back())
         self._ends.add(task)
-        task.add_done_callback(self._ends.discard)
+        task.add_done_callback(self._ended)
         await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ends.discard(task)
+        if not task.cancelled():
+            task.exception()  # a caller that was cancelled does not ask for it
 
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[_Lease]:

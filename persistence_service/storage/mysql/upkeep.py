@@ -80,7 +80,8 @@ class Upkeep:
                 _log.exception("mysql.upkeep_failed")
 
     async def _round(self) -> None:
-        recycle_s, least = self._options.pool_recycle_s, self._options.pool_min
+        recycle_s = self._options.pool_recycle_s
+        least = min(self._options.pool_min, self._options.pool_size)
         self._idle.drop(lambda connection: not connection.is_usable or connection.age_s > recycle_s)
         while self._size() > least and self._idle.oldest_s > _SURPLUS_AFTER_S:
             await self._close_oldest()
