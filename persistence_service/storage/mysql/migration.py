@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
@@ -153,12 +154,13 @@ def _privileges_explained(what: str) -> Iterator[None]:
 async def _in_thread(run: Callable[[_Work], T], options: MysqlOptions, address: Address) -> T:
     """What `run` gives, in a thread of its own. Cancelled, it ends the work, and then waits for the thread."""
     work = _Work(options, address)
-    running = asyncio.ensure_future(asyncio.to_thread(run, work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        work.abandon()
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()
-        raise
+    with ThreadPoolExecutor(1, thread_name_prefix="mysql-migration") as thread:
+        running = asyncio.get_running_loop().run_in_executor(thread, run, work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            work.abandon()
+            await asyncio.wait([running])
+            if not running.cancelled():
+                running.exception()
+            raise

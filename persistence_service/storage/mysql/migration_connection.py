@@ -91,7 +91,10 @@ class MigrationConnection:
         if self.sql.invalidated:
             raise StorageUnavailable("the connection to the database was lost")
         with errors_translated():
-            result = self.sql.execute(text(statement), dict(parameters or {}))
+            if parameters:
+                result = self.sql.execute(text(statement), dict(parameters))
+            else:  # as it is: a name in it may have a colon or a percent sign
+                result = self.sql.exec_driver_sql(statement, execution_options={"no_parameters": True})
             return [tuple(row) for row in result] if result.returns_rows else []
 
     def abandon(self) -> None:

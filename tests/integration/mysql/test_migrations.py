@@ -60,6 +60,14 @@ async def test_ten_instances_may_start_at_once_without_even_a_database(
     assert version(database_server, options.database) == [newest_version()]
 
 
+async def test_the_database_may_have_any_name(database_server: Server, options: MysqlOptions) -> None:
+    odd = database_server.options(f"{options.database} `%s:x")
+    await migrated(odd)
+    quoted = "`" + odd.database.replace("`", "``") + "`"
+    assert database_server.sql(f"SELECT version_num FROM {quoted}.alembic_version") == [(newest_version(),)]
+    database_server.sql(f"DROP DATABASE {quoted}")
+
+
 async def test_a_migration_that_is_interrupted_anywhere_is_finished_by_the_next(
     database_server: Server, options: MysqlOptions
 ) -> None:
