@@ -118,9 +118,9 @@ def _assignments(
     if not alone:  # it takes every condition, so nothing may be changed before
         changed = changes(rule, arriving, kept, nullable)
         yield from (chosen(changed, field, value) for field, value in stamp.items())
-    for place, part in enumerate(rule.parts):
+    for part in rule.parts:
         condition = wins(part, arriving, kept, nullable)
-        if collection.fixed and place == 0:
+        if collection.fixed:
             same = and_(*(arriving[field] == kept[field] for field in collection.fixed))
             condition = func.if_(same, condition, null())  # NULL, which the column refuses, ends the statement
         yield ARRIVING_WINS, condition
@@ -129,7 +129,8 @@ def _assignments(
         yield from (chosen(table.c[ARRIVING_WINS], field, value) for field, value in stamp.items())
     yield from ((field, func.greatest(kept[field], arriving[field])) for field in rule.largest)
     if rule.parts:
-        yield ARRIVING_WINS, literal_column("0")
+        # Still NULL if it was: beside a trigger of BEFORE the server looks only at what is there in the end.
+        yield ARRIVING_WINS, table.c[ARRIVING_WINS] * literal_column("0")
     elif not rule.largest:
         yield collection.key, kept[collection.key]
 
