@@ -62,6 +62,18 @@ def every_statement(listener: Listener, is_wanted: Chooser = lambda _: True) -> 
         yield
 
 
+@contextmanager
+def every_cost() -> Iterator[list[Cost]]:
+    """What the statements cost, in their order."""
+    costs: list[Cost] = []
+
+    async def note(_: MysqlConnection, __: str, cost: Cost) -> None:
+        costs.append(cost)
+
+    with every_statement(note):
+        yield costs
+
+
 async def plan_of(connection: MysqlConnection, statement: str) -> list[Step]:
     """How the server would do it."""
     explained = re.sub(r"^SET STATEMENT .*? FOR ", "", statement)
