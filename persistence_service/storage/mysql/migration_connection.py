@@ -49,7 +49,7 @@ class MigrationConnection:
     def __init__(self, options: MysqlOptions, address: Address, *, database: str | None) -> None:
         context = options.tls.context()
         with ExitStack() as undo:
-            channel = socket.create_connection(address, timeout=options.connect_timeout_s)
+            channel = _connected(address, options.connect_timeout_s)
             undo.callback(channel.close)
             _keep_alive(channel)
             self._handle = channel.dup()  # TLS takes the socket away from us
@@ -119,11 +119,19 @@ def errors_translated() -> Iterator[None]:
     except PersistenceError:
         raise
     except Exception as exc:
-        cause = getattr(exc, "orig", None) or exc
+        # SQLAlchemy's name for what it wraps, and PyMySQL's.
+        cause = getattr(exc, "orig", None) or getattr(exc, "original_exception", None) or exc
         ours = translated(cause) if isinstance(cause, Exception) else None
         if ours is None:
             raise
         raise ours from exc
+
+
+def _connected(address: Address, timeout_s: float) -> socket.socket:
+    try:
+        return socket.create_connection(address, timeout=timeout_s)
+    except OSError as exc:
+        raise StorageUnavailable(f"can't connect to the database server {address[0]}:{address[1]}: {exc}") from exc
 
 
 def _keep_alive(channel: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import count
@@ -9,10 +10,11 @@ from itertools import count
 import pytest
 
 from persistence_service.errors import SchemaTooNew, StorageSetupError, StorageUnavailable
+from persistence_service.settings import TlsMode
 from persistence_service.storage.mysql.migration import migrate, plan
 from persistence_service.storage.mysql.migration_connection import MigrationConnection
 from persistence_service.storage.mysql.migration_lock import MigrationLock
-from persistence_service.storage.mysql.options import MysqlOptions
+from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.sql.migrate import newest_version
 from tests.integration.mysql.migrating import (
     Interrupted,
@@ -158,6 +160,20 @@ async def test_a_missing_database_that_the_account_may_not_create_is_said(
         pytest.raises(StorageSetupError, match=r"lacks a privilege|may not create it"),
     ):
         await migrated(database_server.options("test_of_nobody", user=name))
+
+
+async def test_a_server_that_is_away_is_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        nobody = MysqlOptions((taken.getsockname(),), "root", "", "ai_terminal")
+        with pytest.raises(StorageUnavailable, match="can't connect to the database server"):
+            await migrated(nobody)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(mysql_server: Server) -> None:
+    checking = mysql_server.options("ai_terminal", tls=TlsOptions(TlsMode.VERIFY_IDENTITY))
+    with pytest.raises(StorageSetupError, match="certificate"):
+        await migrated(checking)
 
 
 async def test_who_finds_another_at_work_waits_and_then_says_so(database_server: Server, options: MysqlOptions) -> None:
