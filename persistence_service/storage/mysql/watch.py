@@ -20,7 +20,7 @@ _PAUSE_S = 0.4  # between looks while there is no primary, or a doubt; an electi
 
 
 class PrimaryWatch:
-    """Looks at all hosts at once: every `check_interval_s`, more often while there is no primary, and at once on `doubt`."""
+    """Looks at all hosts at once: every `check_interval_s`, at once on `doubt`, and again and again while no primary answers."""
 
     def __init__(self, options: MysqlOptions, on_change: Callable[[], None]) -> None:
         self._options = options
@@ -73,7 +73,7 @@ class PrimaryWatch:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(_PAUSE_S)
-            if self.primary is not None:
+            if self.primary is not None and not self._choice.misses:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, self._options.check_interval_s - _PAUSE_S)):
                         await self._doubted.wait()
