@@ -93,10 +93,10 @@ def _is_unicode(values: Sequence[Any]) -> bool:
 def _tail(collection: Collection[Any], table: Table, *, row_alias: bool) -> str:
     """What stands behind the rows."""
     arriving: Columns = {
-        field: literal_column(f"{_ALIAS}.{field}" if row_alias else f"VALUES({field})", table.c[field].type)
+        field: literal_column(f"{_ALIAS}.{quoted(field)}" if row_alias else f"VALUES({quoted(field)})", table.c[field].type)
         for field in collection.fields
     }
-    steps = ", ".join(f"{name} = {_sql(value)}" for name, value in _assignments(collection, table, arriving))
+    steps = ", ".join(f"{quoted(name)} = {_sql(value)}" for name, value in _assignments(collection, table, arriving))
     return f"){f' AS {_ALIAS}' if row_alias else ''} ON DUPLICATE KEY UPDATE {steps}"
 
 
