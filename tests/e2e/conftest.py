@@ -8,6 +8,7 @@ from tests.e2e.database import Database, OnServer, SqliteFile
 from tests.e2e.sample import sample_workbooks
 from tests.e2e.service import ServiceProcess, running_service
 from tests.e2e.workbooks import Workbook, read_workbooks
+from tests.servers.fixtures import KINDS
 
 StartService = Callable[..., Awaitable[ServiceProcess]]
 
@@ -21,7 +22,7 @@ def workbooks(request: pytest.FixtureRequest) -> list[Workbook]:
     return read_workbooks(folder)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", *KINDS])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """An empty database of each kind in turn."""
     if request.param == "sqlite":

@@ -19,10 +19,11 @@ _SEED = 77
 _DELAY_S = 0.03
 
 
+# The real data on the servers, which are killed too: test_server_kill.py.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "workbooks, database",
-    [("sample", "sqlite"), ("real", "sqlite")],
+    [("sample", "sqlite"), ("sample", "mysql"), ("sample", "mariadb"), ("real", "sqlite")],
     indirect=True,
 )
 async def test_nothing_acknowledged_is_lost_in_ten_kills(

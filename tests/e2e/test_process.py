@@ -175,7 +175,7 @@ async def test_an_unknown_backend_ends_the_start_with_the_list_of_known_ones(tmp
     code, message = await run_to_its_end(*command(tmp_path, {key: value}), folder=tmp_path)
     assert code == EXIT_CONFIGURATION
     assert "postgres" in message
-    assert "memory, sqlite" in message
+    assert "memory, mysql, sqlite" in message
     assert "Traceback" not in message
 
 
