@@ -159,16 +159,20 @@ def account(database_server: Server, database: str) -> Iterator[Callable[..., My
     database_server.sql(f"DROP USER '{name}'@'%'")
 
 
-async def test_an_account_that_may_run_but_not_migrate_is_warned_of(account: Callable[..., MysqlOptions]) -> None:
-    findings = await found(account("SELECT, INSERT, UPDATE, DELETE ON {}.*"))
+async def test_an_account_that_may_run_but_not_migrate_is_warned_of_where_a_migration_is_due(
+    account: Callable[..., MysqlOptions], database_server: Server, database: str
+) -> None:
+    options = account("SELECT, INSERT, UPDATE, DELETE ON {}.*")
+    assert levels(await found(options)) == {}
 
-    assert levels(findings) == {"privileges to migrate": WARNING}
+    database_server.sql("UPDATE alembic_version SET version_num = '0001'", database)
+    assert levels(await found(options)) == {"privileges to migrate": WARNING, "schema": WARNING}
 
 
 async def test_an_account_that_may_only_read_is_a_problem(account: Callable[..., MysqlOptions]) -> None:
     findings = await found(account("SELECT ON {}.*", "INSERT (session_id) ON {}.translation_sessions"))
 
-    assert levels(findings) == {"privileges": PROBLEM, "privileges to migrate": WARNING}
+    assert levels(findings) == {"privileges": PROBLEM}
     assert "lacks INSERT, UPDATE, DELETE" in findings["privileges"].detail
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from persistence_service.errors import SchemaTooNew
 from persistence_service.storage.mysql.diagnosis.host import Host
+from persistence_service.storage.mysql.health import schema_versions
 from persistence_service.storage.powers import Finding, Level
+from persistence_service.storage.sql.migrate import version_problem
 
 RUNNING = ("SELECT", "INSERT", "UPDATE", "DELETE")
 MIGRATING = ("CREATE", "ALTER", "DROP", "INDEX", "REFERENCES")
@@ -17,10 +20,7 @@ _ALL = "ALL PRIVILEGES"
 async def privilege_findings(host: Host) -> list[Finding]:
     """Whether it suffices for running, and for migrating."""
     granted = granted_on(host.options.database, (str(row[0]) for row in await host.rows("SHOW GRANTS")))
-    return [
-        _finding(host, "privileges", RUNNING, granted, Level.PROBLEM),
-        _finding(host, "privileges to migrate", MIGRATING, granted, Level.WARNING),
-    ]
+    return [_running(host, granted), await _migrating(host, granted)]
 
 
 def granted_on(database: str, grants: Iterable[str]) -> set[str]:
@@ -53,12 +53,32 @@ def _as_expression(pattern: str) -> str:
     return "".join(wild.get(part, re.escape(part[-1])) for part in parts)
 
 
-def _finding(host: Host, name: str, needed: tuple[str, ...], granted: set[str], level: Level) -> Finding:
-    missing = [privilege for privilege in needed if privilege not in granted]
+def _running(host: Host, granted: set[str]) -> Finding:
+    missing = [privilege for privilege in RUNNING if privilege not in granted]
     if not missing:
-        return Finding(name, Level.OK, ", ".join(needed))
-    account, database = host.options.user, host.options.database
-    because = "" if level is Level.PROBLEM else "; the running service needs them only with storage.migrate_on_start"
-    use = f"GRANT {', '.join(missing)} ON `{database}`.* TO '{account}'@…;"
-    hint = use if level is Level.PROBLEM else f"Migrate with another account, or: {use}"
-    return Finding(name, level, f"the account {account} lacks {', '.join(missing)}{because}", hint)
+        return Finding("privileges", Level.OK, ", ".join(RUNNING))
+    detail = f"the account {host.options.user} lacks {', '.join(missing)}"
+    return Finding("privileges", Level.PROBLEM, detail, _grant(host, missing))
+
+
+async def _migrating(host: Host, granted: set[str]) -> Finding:
+    name = "privileges to migrate"
+    missing = [privilege for privilege in MIGRATING if privilege not in granted]
+    if not missing:
+        return Finding(name, Level.OK, ", ".join(MIGRATING))
+    detail = f"the account {host.options.user} lacks {', '.join(missing)}"
+    if host.connection is not None and host.has_database and not _is_due(await schema_versions(host.connection)):
+        return Finding(name, Level.OK, f"{detail}, and needs them for a later schema only")
+    remedy = f"Run `persistence-service migrate` with another account, or: {_grant(host, missing)}"
+    return Finding(name, Level.WARNING, detail, remedy)
+
+
+def _is_due(versions: list[str]) -> bool:
+    try:
+        return bool(version_problem(versions))
+    except SchemaTooNew:
+        return False
+
+
+def _grant(host: Host, privileges: list[str]) -> str:
+    return f"GRANT {', '.join(privileges)} ON `{host.options.database}`.* TO '{host.options.user}'@…;"
