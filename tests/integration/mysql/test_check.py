@@ -19,6 +19,7 @@ from persistence_service.storage.mysql.diagnosis.host import reach
 from persistence_service.storage.mysql.diagnosis.server import server_findings
 from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.powers import Finding, Level
+from tests.servers.group import Group
 from tests.servers.server import Server
 
 OK, WARNING, PROBLEM, NOT_CHECKED = Level.OK, Level.WARNING, Level.PROBLEM, Level.NOT_CHECKED
@@ -310,7 +311,7 @@ def group_addresses(nodes: Sequence[Server]) -> tuple[tuple[str, int], ...]:
     return tuple((node.host, node.port) for node in nodes)
 
 
-async def test_a_group_is_well_when_every_member_is_named(group_server: Any) -> None:  # noqa: ANN401  # a Group
+async def test_a_group_is_well_when_every_member_is_named(group_server: Group) -> None:
     first = group_server.nodes[0]
     everyone = group_addresses(group_server.nodes)
     alone = levels(await found(first.options("nothing_here", addresses=everyone[:1])))
@@ -320,3 +321,15 @@ async def test_a_group_is_well_when_every_member_is_named(group_server: Any) -> 
     assert alone["group"] is WARNING
     assert [level for level, _ in groups] == [OK, OK, OK]
     assert all("3 of 3 members online, 1 primary" in detail for _, detail in groups)
+
+
+async def test_an_account_that_cannot_see_the_group_is_a_problem(group_server: Group) -> None:
+    (primary,) = [port for port, (_, role) in group_server.roles().items() if role == "PRIMARY"]
+    (node,) = [node for node in group_server.nodes if node.port == primary]
+    node.sql("CREATE USER 'blind'@'%' IDENTIFIED BY 'right'")
+    alone = ((node.host, node.port),)  # that it is a member is seen all the same
+    findings = await diagnose(node.options("", user="blind", password="right", addresses=alone))
+    node.sql("DROP USER 'blind'@'%'")
+
+    (found_group,) = [finding for finding in findings if finding.name == "group"]
+    assert (found_group.level, "performance_schema" in found_group.remedy) == (PROBLEM, True)

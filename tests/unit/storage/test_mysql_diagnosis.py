@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from persistence_service.errors import (
+    PersistenceError,
+    StorageSetupError,
+    StorageUnavailable,
+    UnclassifiedStorageError,
+)
 from persistence_service.settings import TlsMode
 from persistence_service.storage.mysql.diagnosis import group, server
-from persistence_service.storage.mysql.diagnosis.host import Host
+from persistence_service.storage.mysql.diagnosis.host import Host, _refusal
 from persistence_service.storage.mysql.diagnosis.privileges import MIGRATING, RUNNING, granted_on
 from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.powers import Level
@@ -78,6 +84,20 @@ def test_what_a_power_cut_takes_is_a_problem(variables: dict[str, str], level: L
     looked.variables = variables
 
     assert server._durability(looked).level is level
+
+
+@pytest.mark.parametrize(
+    "error, name",
+    [
+        (StorageUnavailable("away", number=2003), "reachable"),
+        (StorageSetupError("wrong password", number=1045), "login"),
+        (UnclassifiedStorageError("not understood", number=1064), "session"),
+    ],
+)
+def test_who_does_not_let_us_in_is_told_apart(error: PersistenceError, name: str) -> None:
+    finding = _refusal(host(), error)
+
+    assert (finding.name, finding.level, bool(finding.remedy)) == (name, PROBLEM, True)
 
 
 GOOD_SESSION = {

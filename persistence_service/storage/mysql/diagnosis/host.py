@@ -9,7 +9,7 @@ from typing import Any
 
 from pymysql.constants import ER
 
-from persistence_service.errors import PersistenceError, StorageSetupError
+from persistence_service.errors import PersistenceError, StorageSetupError, UnclassifiedStorageError
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.powers import Finding, Level
@@ -127,6 +127,13 @@ def _login(host: Host) -> Finding:
 
 
 def _refusal(host: Host, error: PersistenceError) -> Finding:
+    if isinstance(error, UnclassifiedStorageError):
+        return Finding(
+            "session",
+            Level.PROBLEM,
+            f"{host.name} does not understand how the service prepares its sessions: {error}",
+            "Check that it is MySQL 8.0.17 or MariaDB 10.6, or a later one, and no proxy that passes on less.",
+        )
     if isinstance(error, StorageSetupError):
         return Finding(
             "login",
