@@ -14,6 +14,7 @@ class Proxy:
         self._trigger: bytes | None = None
         self._flows = asyncio.Event()
         self._flows.set()
+        self._forgets = False
         self.swallows = False
         self.address = ("", 0)
 
@@ -24,6 +25,10 @@ class Proxy:
     def stall(self) -> None:
         """Read nothing any more, so that what is sent stays where it is."""
         self._flows.clear()
+
+    def forget(self) -> None:
+        """Keep the way to the server open when the client is gone: what a client does that lost its power."""
+        self._forgets = True
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client until either side ends it."""
@@ -38,6 +43,8 @@ class Proxy:
         ]
         try:
             await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
+            if self._forgets:
+                await asyncio.wait(copying)
         finally:
             for end in (writer, far_writer):
                 end.transport.abort()
