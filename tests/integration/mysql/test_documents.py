@@ -54,13 +54,21 @@ class SetUp:
             self.server.sql(self.translated(statement))
 
     def command(self, name: str, *arguments: str, account: str) -> Result:
-        settings = self.server.settings(self.database) | {
+        settings = {
+            key: value for key, value in self.server.settings(self.database).items() if key != "database.password"
+        }
+        settings |= {
             "database.user": self.account(account),
-            "database.password": PASSWORDS[account],
+            "database.password_file": self._password_file(account),
             "journal.min_free": 0,
         }
         options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         return CliRunner().invoke(app, [name, *arguments, *options])
+
+    def _password_file(self, account: str) -> Path:
+        path = Path(f"{account}_password").absolute()
+        path.write_text(PASSWORDS[account])
+        return path
 
     async def connection(self, account: str) -> MysqlConnection:
         options = self.server.options(self.database, user=self.account(account), password=PASSWORDS[account])
