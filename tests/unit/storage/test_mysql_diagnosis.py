@@ -90,6 +90,9 @@ def test_what_a_power_cut_takes_is_a_problem(variables: dict[str, str], level: L
     "error, name",
     [
         (StorageUnavailable("away", number=2003), "reachable"),
+        (StorageUnavailable("silent"), "reachable"),
+        (StorageUnavailable("too many", number=1040), "connections"),
+        (StorageUnavailable("too many", number=1226), "connections"),
         (StorageSetupError("wrong password", number=1045), "login"),
         (UnclassifiedStorageError("not understood", number=1064), "session"),
     ],

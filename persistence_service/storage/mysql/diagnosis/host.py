@@ -9,13 +9,14 @@ from typing import Any
 
 from pymysql.constants import ER
 
-from persistence_service.errors import PersistenceError, StorageSetupError, UnclassifiedStorageError
+from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable, UnclassifiedStorageError
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.powers import Finding, Level
 
 _TRIPS = 3
 _SLOW_S = 0.02
+_TOO_MANY = (ER.CON_COUNT_ERROR, ER.TOO_MANY_USER_CONNECTIONS, ER.USER_LIMIT_REACHED)
 
 
 @dataclass(slots=True)
@@ -140,6 +141,13 @@ def _refusal(host: Host, error: PersistenceError) -> Finding:
             Level.PROBLEM,
             str(error),
             "Put right what it says, then run this again: database.user, password, tls.",
+        )
+    if isinstance(error, StorageUnavailable) and error.number in _TOO_MANY:
+        return Finding(
+            "connections",
+            Level.PROBLEM,
+            f"{host.name}: {error}",
+            "Raise the server's or the account's limit on connections, or lower database.pool_size of its services.",
         )
     return Finding(
         "reachable",
