@@ -304,6 +304,16 @@ async def test_how_the_server_is_set_is_told(
     assert levels(findings) == ({name: level} if has_binary_log or "sync_binlog" not in values else {})
 
 
+async def test_a_server_that_is_silent_is_told_within_the_time_for_connecting(own_server: Server) -> None:
+    own_server.freeze()
+    try:
+        findings = await found(own_server.options("any", connect_timeout_s=0.5))
+    finally:
+        own_server.thaw()
+
+    assert levels(findings) == {"reachable": PROBLEM, "others": NOT_CHECKED}
+
+
 # ----------------------------------------------------------------------------------------------------------- a group
 
 

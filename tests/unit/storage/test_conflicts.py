@@ -10,6 +10,7 @@ import pytest
 from persistence_service.errors import DataRejected, StorageUnavailable, TransactionConflict
 from persistence_service.models.session import Session
 from persistence_service.services.dead_letters import LetterFilter, ReplayStatus
+from persistence_service.storage import conflicts
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS
 from persistence_service.storage.conflicts import repeating_conflicts
 from persistence_service.storage.memory import MemoryBackend
@@ -49,6 +50,17 @@ async def test_one_that_never_comes_through_ends_with_the_conflict(backend: Faul
         await repeating_conflicts(lambda: backend.write(SESSIONS, [session_record()]))
 
     assert 1 < backend.transactions < 10
+
+
+async def test_no_attempt_begins_when_the_waits_for_locks_have_taken_too_long(
+    backend: FaultyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conflicts, "_LONGEST_S", 0.0)
+    backend.fail_next(CONFLICT, times=100)
+    with pytest.raises(TransactionConflict):
+        await repeating_conflicts(lambda: backend.write(SESSIONS, [session_record()]))
+
+    assert backend.transactions == 1
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("away"), DataRejected("bad")])
