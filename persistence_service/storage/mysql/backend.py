@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -150,18 +150,18 @@ class MysqlBackend(_Reading, StorageBackend, SizeReporter, AvailabilityNotifier,
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """See `StorageBackend.transaction`. They run side by side, as many as there are connections."""
-        self._check_open()
-        async with self._pool.transaction() as connection:
-            transaction = _MysqlTransaction(connection, self._queries, self._operations)
-            try:
-                yield transaction
-                transaction.check_usable()
-            finally:
-                transaction.ended = True
+        with self._while_open():
+            async with self._pool.transaction() as connection:
+                transaction = _MysqlTransaction(connection, self._queries, self._operations)
+                try:
+                    yield transaction
+                    transaction.check_usable()
+                finally:
+                    transaction.ended = True
 
     async def _read(self, work: Work[T]) -> T:
-        self._check_open()
-        return await self._pool.read(work)
+        with self._while_open():
+            return await self._pool.read(work)
 
     def _primary(self) -> Address:
         self._check_open()
@@ -169,9 +169,19 @@ class MysqlBackend(_Reading, StorageBackend, SizeReporter, AvailabilityNotifier,
             raise StorageUnavailable("no host is known to be the primary now")
         return self._pool.primary
 
-    def _check_open(self) -> None:
+    @contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """What `close` has ended is told as such, and not as a server that is away."""
+        self._check_open()
+        try:
+            yield
+        except StorageUnavailable as exc:
+            self._check_open(exc)
+            raise
+
+    def _check_open(self, cause: Exception | None = None) -> None:
         if not self._open:
-            raise BackendClosed(_NOT_OPEN)
+            raise BackendClosed(_NOT_OPEN) from cause
 
 
 class _MysqlTransaction(_Reading, Transaction):

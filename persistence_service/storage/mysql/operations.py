@@ -84,8 +84,12 @@ class Operations:
         return (await connection.run(self._translator.deletion(collection, where, escape))).affected
 
     async def _upsert(self, connection: MysqlConnection, collection: Collection[R], records: Sequence[R]) -> None:
+        """Write `records` in the order of their keys, so that two writers of the same rows wait for each other, and no more.
+
+        Those of one key stay in their order.
+        """
         statements = self._upserts[collection.name].statements(
-            records,
+            sorted(records, key=collection.key_of),
             escape_for(connection),
             max_packet_bytes=connection.facts.max_packet_bytes,
             row_alias=connection.facts.row_alias,

@@ -1,0 +1,114 @@
+"""Writes and deletes beside those of others, of which a transaction's own view may not know yet."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from persistence_service.errors import BackendClosed, StorageUnavailable, TransactionConflict
+from persistence_service.storage.backend import Rejection, RejectionReason, WriteResult
+from persistence_service.storage.collections import SESSIONS, TASKS
+from persistence_service.storage.mysql import MysqlBackend
+from persistence_service.storage.query import Between, Equals
+from persistence_service.testing.samples import at, session_record, task_record
+from tests.servers.server import Server
+
+
+async def test_a_parent_that_went_meanwhile_is_unknown(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record("here"), session_record("going")])
+    tasks = [task_record("one", "going"), task_record("two", "here"), task_record("three", "going")]
+    async with backend.transaction() as transaction:
+        assert await transaction.count(SESSIONS) == 2  # from here on it sees what was there now
+        await backend.delete(SESSIONS, [Equals("session_id", "going")])
+        result = await transaction.write(TASKS, tasks)
+    unknown = RejectionReason.UNKNOWN_PARENT
+    assert result == WriteResult(1, (Rejection(0, unknown), Rejection(2, unknown)))
+    assert [task.task_id for task in await backend.read(TASKS, ["one", "two", "three"])] == ["two"]
+
+
+async def test_a_task_that_came_meanwhile_keeps_its_session(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record("one"), session_record("two")])
+    async with backend.transaction() as transaction:
+        assert await transaction.count(TASKS) == 0
+        await backend.write(TASKS, [task_record("task", "one")])
+        result = await transaction.write(TASKS, [task_record("task", "two"), task_record("other", "two")])
+    assert result == WriteResult(1, (Rejection(0, RejectionReason.FIXED_FIELD_CHANGED),))
+    assert [task.session_id for task in await backend.read(TASKS, ["task"])] == ["one"]
+
+
+async def test_what_was_renewed_meanwhile_is_not_deleted(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record("renewed"), session_record("old")])
+    await backend.write(TASKS, [task_record("task", "renewed")])
+    async with backend.transaction() as transaction:
+        assert await transaction.count(SESSIONS) == 2
+        await backend.write(SESSIONS, [session_record("renewed", event_time=at(9))])
+        assert await transaction.delete(SESSIONS, [Between("event_time", None, at(1))]) == 1
+    assert [session.session_id for session in await backend.read(SESSIONS, ["renewed", "old"])] == ["renewed"]
+    assert await backend.count(TASKS) == 1
+
+
+async def test_writers_of_the_same_rows_wait_for_each_other_and_all_come_through(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record()])
+    numbers = list(range(300))
+    orders = [numbers, numbers[::-1], numbers[150:] + numbers[:150], numbers[::2] + numbers[1::2]]
+
+    async def write(place: int, order: list[int]) -> None:
+        for round_ in range(5):
+            moment = at(10 * round_ + place)
+            await backend.write(TASKS, [task_record(f"task-{number}", event_time=moment) for number in order])
+
+    await backend.write(TASKS, [task_record(f"task-{number}") for number in numbers])
+    await asyncio.gather(*(write(place, order) for place, order in enumerate(orders)))
+    assert await backend.count(TASKS, [Equals("event_time", at(43))]) == len(numbers)
+
+
+async def test_a_deadlock_is_a_conflict_and_its_transaction_stores_nothing(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record("one"), session_record("two")])
+    both_began = asyncio.Barrier(2)
+
+    async def cross(first: str, second: str, total: int) -> None:
+        async with backend.transaction() as transaction:
+            await transaction.write(SESSIONS, [session_record(first, total_tasks=total)])
+            await both_began.wait()
+            await transaction.write(SESSIONS, [session_record(second, total_tasks=total)])
+
+    outcomes = await asyncio.gather(cross("one", "two", 1), cross("two", "one", 2), return_exceptions=True)
+    [failed] = [place for place, outcome in enumerate(outcomes) if outcome is not None]
+    assert isinstance(outcomes[failed], TransactionConflict)
+    totals = {session.total_tasks for session in await backend.read(SESSIONS, ["one", "two"])}
+    assert totals == {2 - failed}
+
+
+async def test_what_close_ends_is_told_as_closed(database_server: Server, database: str, backend: MysqlBackend) -> None:
+    other = MysqlBackend(database_server.options(database))
+    await other.open()
+    locked = asyncio.Event()
+
+    async def wait_for_the_lock() -> None:
+        async with other.transaction() as transaction:
+            locked.set()
+            await transaction.read(SESSIONS, ["one"])
+
+    await backend.write(SESSIONS, [session_record("one")])
+    async with backend.transaction() as transaction:
+        await transaction.read(SESSIONS, ["one"])
+        waiting = asyncio.ensure_future(wait_for_the_lock())
+        await locked.wait()
+        await other.close()
+        with pytest.raises(BackendClosed):
+            await waiting
+
+
+async def test_a_transaction_goes_no_further_than_its_first_failure(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record("one")])
+    with pytest.raises(StorageUnavailable):  # noqa: PT012  # the error must come at the end of the block too
+        async with backend.transaction() as transaction:
+            await transaction.write(SESSIONS, [session_record("two")])
+            reading = asyncio.ensure_future(transaction.count(SESSIONS))
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait([reading])
+            with pytest.raises(StorageUnavailable):
+                await transaction.write(SESSIONS, [session_record("three")])
+    assert await backend.count(SESSIONS) == 1
