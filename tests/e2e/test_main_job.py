@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
 from tests.e2e.database import Database
@@ -9,6 +11,17 @@ from tests.e2e.job import MainJob
 from tests.e2e.workbooks import Workbook
 
 
+# The real data on the servers, which are killed meanwhile: test_server_kill.py.
+@pytest.mark.parametrize(
+    "workbooks, database",
+    [
+        ("sample", "sqlite"),
+        ("sample", "mysql"),
+        ("sample", "mariadb"),
+        pytest.param("real", "sqlite", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
 async def test_everything_that_ten_workers_report_is_read_back_as_it_was_sent(
     database: Database, start_service: StartService, workbooks: Sequence[Workbook]
 ) -> None:

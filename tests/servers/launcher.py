@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 from tests.servers.installed import MODEST
-from tests.servers.process import StartError
+from tests.servers.process import StartError, end
 from tests.servers.run import ServerRun
 
 _TIMEOUT_S = 240
@@ -26,10 +27,11 @@ class LaunchedServer:
         launcher("start", self.folder, self._port)
 
     def stop(self) -> None:
-        launcher("stop", self.folder)
+        end(self.folder, signal.SIGTERM)
 
     def kill(self) -> None:
-        launcher("kill", self.folder)
+        # At once, not when the launcher has run: a kill comes at a moment that the test chose.
+        end(self.folder, signal.SIGKILL)
 
 
 def launcher_program() -> str | None:
@@ -73,7 +75,7 @@ def copy_template(run: ServerRun, port: int, *folders: Path) -> None:
         if not note.exists():
             template = run.new_folder(_TEMPLATE)
             launcher("start", template, port)
-            launcher("stop", template)
+            end(template, signal.SIGTERM)
             note.write_text(str(template))
     for folder in folders:
         shutil.copytree(note.read_text(), folder, ignore=_no_identity, dirs_exist_ok=True)
