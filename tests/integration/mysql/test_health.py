@@ -1,0 +1,105 @@
+"""What the health check says is wrong, and that it says so in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
+
+import pytest
+
+from persistence_service.errors import SchemaTooNew
+from persistence_service.storage.collections import SESSIONS
+from persistence_service.storage.mysql import MysqlBackend
+from persistence_service.storage.mysql.options import MysqlOptions
+from persistence_service.testing.samples import session_record
+from tests.integration.mysql.proxy import proxy_to
+from tests.servers.server import Server
+
+IN_TIME_S = 5.0  # of which about one is what a check may take; the rest is for a machine that is busy
+
+
+@asynccontextmanager
+async def opened(options: MysqlOptions, *, migrate: bool = True) -> AsyncIterator[MysqlBackend]:
+    backend = MysqlBackend(options)
+    await backend.open()
+    try:
+        if migrate:
+            await backend.migrate()
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def becomes(backend: MysqlBackend, *, healthy: bool) -> str:
+    """What is said when it is so; each check is told in time."""
+    async with asyncio.timeout(60):
+        while True:
+            begun = monotonic()
+            health = await backend.health_check()
+            assert monotonic() - begun < IN_TIME_S
+            if health.healthy is healthy:
+                return health.detail
+            await asyncio.sleep(0.01)  # some answers are immediate
+
+
+async def test_the_server_is_named_with_its_version(database_server: Server, database: str) -> None:
+    async with opened(database_server.options(database)) as backend:
+        health = await backend.health_check()
+    assert (health.engine, health.detail) == (database_server.kind, "")
+    assert health.version == database_server.sql("SELECT VERSION()")[0][0]
+
+
+async def test_a_schema_that_is_not_migrated_is_told_with_what_to_do(database_server: Server) -> None:
+    database = database_server.new_database()
+    async with opened(database_server.options(database), migrate=False) as backend:
+        health = await backend.health_check()
+        assert not health.healthy
+        assert "persistence-service migrate" in health.detail
+        await backend.migrate()
+        assert (await backend.health_check()).healthy
+
+
+async def test_a_schema_of_a_later_version_is_told_and_not_opened(database_server: Server) -> None:
+    database = database_server.new_database()
+    options = database_server.options(database)
+    async with opened(options) as backend:
+        database_server.sql("UPDATE alembic_version SET version_num = '9999'", database)
+        assert "9999" in await becomes(backend, healthy=False)
+    with pytest.raises(SchemaTooNew):
+        await MysqlBackend(options).open()
+
+
+async def test_a_read_only_server_is_told_until_it_is_writable_again(own_server: Server) -> None:
+    async with opened(own_server.options(own_server.new_database())) as backend:
+        own_server.sql("SET GLOBAL read_only=1")
+        try:
+            assert "read-only" in await becomes(backend, healthy=False)
+        finally:
+            own_server.sql("SET GLOBAL read_only=0")
+        await becomes(backend, healthy=True)
+
+
+async def test_a_server_that_is_silent_is_told_and_one_that_speaks_again_too(
+    database_server: Server, database: str
+) -> None:
+    async with proxy_to((database_server.host, database_server.port)) as proxy:
+        options = database_server.options(database, addresses=(proxy.address,), connect_timeout_s=1)
+        async with opened(database_server.options(database)), opened(options, migrate=False) as backend:
+            await becomes(backend, healthy=True)
+            proxy.swallows = True
+            assert await becomes(backend, healthy=False)
+            proxy.swallows = False
+            await becomes(backend, healthy=True)
+
+
+async def test_a_backend_all_of_whose_connections_write_is_healthy(database_server: Server, database: str) -> None:
+    async with opened(database_server.options(database, pool_size=2)) as backend, AsyncExitStack() as stack:
+        await becomes(backend, healthy=True)
+        for number in range(2):
+            transaction = await stack.enter_async_context(backend.transaction())
+            await transaction.write(SESSIONS, [session_record(f"session-{number}")])
+        begun = monotonic()
+        assert (await backend.health_check()).healthy
+        assert monotonic() - begun < IN_TIME_S
