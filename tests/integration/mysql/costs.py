@@ -74,6 +74,20 @@ def every_cost() -> Iterator[list[Cost]]:
         yield costs
 
 
+@contextmanager
+def every_text() -> Iterator[list[str]]:
+    """The statements of all connections, those that begin and end transactions too, in their order."""
+    texts: list[str] = []
+
+    async def run(connection: MysqlConnection, statement: str | bytes, *, limit_s: float | None = None) -> Answer:
+        texts.append(statement.decode() if isinstance(statement, bytes) else statement)
+        return await _run(connection, statement, limit_s=limit_s)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MysqlConnection, "run", run)
+        yield texts
+
+
 async def plan_of(connection: MysqlConnection, statement: str) -> list[Step]:
     """How the server would do it."""
     explained = re.sub(r"^SET STATEMENT .*? FOR ", "", statement)

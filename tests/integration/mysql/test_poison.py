@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import log2
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.storage.mysql import MysqlBackend
-from persistence_service.storage.mysql.connection import Answer, MysqlConnection
+from tests.integration.mysql.costs import every_text
 from tests.servers.server import Server
 from tests.unit.buffer.harness import open_rig, session_request, task_request
 
@@ -118,21 +117,6 @@ def database(database_server: Server) -> Iterator[str]:
     database_server.drop(database)
 
 
-@contextmanager
-def statements_run() -> Iterator[list[str]]:
-    """The statements of all connections, as they are run."""
-    statements: list[str] = []
-    run = MysqlConnection.run
-
-    async def noting(connection: MysqlConnection, statement: str | bytes, *, limit_s: float | None = None) -> Answer:
-        statements.append(statement.decode() if isinstance(statement, bytes) else statement)
-        return await run(connection, statement, limit_s=limit_s)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MysqlConnection, "run", noting)
-        yield statements
-
-
 @pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.name.replace(" ", "_"))
 async def test_one_poison_record_among_a_thousand_is_the_only_one_that_is_not_stored(
     database_server: Server, database: str, backend: MysqlBackend, tmp_path: Path, poison: Poison
@@ -146,7 +130,7 @@ async def test_one_poison_record_among_a_thousand_is_the_only_one_that_is_not_st
             task_request(f"T{number}", "S", **{**poison.everywhere, **(poison.values if number == BAD else {})})
             for number in range(COUNT)
         ]
-        with statements_run() as statements:
+        with every_text() as statements:
             await rig.buffer.accept_tasks(tasks)
             await rig.buffer.flush()
         stored = (await rig.stored())[1]

@@ -12,7 +12,30 @@ from persistence_service.storage.collections import SESSIONS, TASKS
 from persistence_service.storage.mysql import MysqlBackend
 from persistence_service.storage.query import Between, Equals
 from persistence_service.testing.samples import at, session_record, task_record
+from tests.integration.mysql.costs import every_text
 from tests.servers.server import Server
+
+
+async def test_a_usual_write_looks_at_no_stored_task(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record()])
+    tasks = [task_record(f"task-{number}") for number in range(1000)]
+    for _ in range(2):
+        with every_text() as texts:
+            await backend.write(TASKS, tasks)
+        begin, looking, writing, commit = texts
+        assert (begin, commit) == ("START TRANSACTION", "COMMIT")
+        assert "FROM translation_sessions " in looking
+        assert writing.startswith("INSERT INTO translation_tasks ")
+
+
+async def test_locks_are_on_the_keys_alone_however_small_the_table(backend: MysqlBackend) -> None:
+    await backend.write(SESSIONS, [session_record(name) for name in ("a", "b", "c")])
+    async with backend.transaction() as transaction:
+        assert await transaction.read(SESSIONS, ["b"])
+        await transaction.write(SESSIONS, [session_record("b", total_tasks=1)])
+        for name in ("a", "c"):
+            await backend.write(SESSIONS, [session_record(name, total_tasks=1)])
+            await backend.write(TASKS, [task_record(f"of {name}", name)])
 
 
 async def test_a_parent_that_went_meanwhile_is_unknown(backend: MysqlBackend) -> None:
