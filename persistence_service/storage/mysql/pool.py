@@ -19,7 +19,7 @@ from persistence_service.errors import (
     TransactionConflict,
 )
 from persistence_service.storage.mysql.connection import MysqlConnection
-from persistence_service.storage.mysql.facts import ServerFacts
+from persistence_service.storage.mysql.connector import Connector
 from persistence_service.storage.mysql.idle import IdleConnections
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.mysql.permits import Permits
@@ -42,30 +42,33 @@ class ConnectionPool:
         self._idle = IdleConnections()
         self._leases: set[_Lease] = set()
         self._ends: set[asyncio.Task[None]] = set()
-        self._known: dict[Address, ServerFacts] = {}
         self._watch = PrimaryWatch(options, self._follow) if len(options.addresses) > 1 else None
+        self._connector = Connector(options, self._target)
         self._upkeep = Upkeep(
-            options, self._idle, self._permits, connect=self._connect, size=lambda: len(self._idle) + len(self._leases)
+            options,
+            self._idle,
+            self._permits,
+            connect=self._connector.connect,
+            size=lambda: len(self._idle) + len(self._leases),
         )
-        self._notify: list[Callable[[], None]] = []
         self._is_open = False
-        self._is_away = False
 
     def on_available(self, notify: Callable[[], None]) -> None:
         """Call `notify`, from the event loop, whenever the server lets us in again after it did not."""
-        self._notify.append(notify)
+        self._connector.on_available(notify)
 
     async def open(self) -> None:
         """Connect once, so that a wrong password or a server that is away is told now; may be called again after a failure."""
-        if self._watch is not None:
-            await self._watch.open()
+        self._is_open = True
         try:
-            self._idle.put(await self._connect())
+            if self._watch is not None:
+                await self._watch.open()
+            self._idle.put(await self._connector.connect())
         except BaseException:
+            self._is_open = False
             if self._watch is not None:
                 await self._watch.close()
             raise
-        self._is_open = True
         self._upkeep.start()
 
     async def close(self) -> None:
@@ -79,6 +82,7 @@ class ConnectionPool:
         for lease in self._leases:
             if not lease.is_ending and lease.held is not None:
                 lease.held.abandon()
+        self._connector.retarget()
         while self._ends:
             await asyncio.wait(self._ends)
         while (connection := self._idle.take()) is not None:
@@ -181,7 +185,7 @@ class ConnectionPool:
     async def _connect_for(self, lease: _Lease) -> None:
         self._check_open()
         lease.held, lease.lay_idle = None, False
-        lease.held = await self._connect()
+        lease.held = await self._connector.connect()
 
     def _put_back(self, lease: _Lease) -> None:
         self._leases.discard(lease)
@@ -193,36 +197,19 @@ class ConnectionPool:
                 connection.abandon()
         self._permits.release()
 
-    async def _connect(self) -> MysqlConnection:
-        try:
-            connection = await self._open_connection()
-        except PersistenceError:
-            self._is_away = True
-            raise
-        self._known[connection.address] = connection.facts
-        if self._is_away:
-            self._is_away = False
-            for notify in self._notify:
-                notify()
-        return connection
-
-    async def _open_connection(self) -> MysqlConnection:
-        while True:
-            address = self.primary
-            if address is None:
-                raise StorageUnavailable("there is no primary") if self._watch is None else self._watch.trouble
-            connection = await MysqlConnection.open(self._options, address, self._known.get(address))
-            if address == self.primary:
-                return connection
-            connection.abandon()  # there was a failover meanwhile
+    def _target(self) -> Address:
+        self._check_open()
+        if self.primary is None:
+            raise StorageUnavailable("there is no primary") if self._watch is None else self._watch.trouble
+        return self.primary
 
     def _follow(self) -> None:
         """The primary is another: nothing of the former one is used any more, what waits for its answer included."""
-        self._is_away = True
         for lease in self._leases:
             if lease.held is not None and lease.held.address != self.primary:
                 lease.held.abandon()
         self._idle.drop(lambda connection: connection.address != self.primary)
+        self._connector.retarget()
         self._upkeep.call()
 
     def _check_open(self) -> None:

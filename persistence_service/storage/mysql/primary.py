@@ -38,6 +38,11 @@ class Sighting:
     is_writable: bool
     membership: Membership | None = None
 
+    @property
+    def leads_a_group(self) -> bool:
+        member = self.membership
+        return self.is_writable and member is not None and member.is_primary and member.has_majority
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -79,11 +84,11 @@ def choose(former: Choice, seen: Mapping[Address, Sighting | None], *, allow_los
 def _of_group(former: Choice, seen: Mapping[Address, Sighting | None]) -> Address | None:
     primaries: dict[Address, View | None] = {}
     for address, host in seen.items():
-        member = host.membership if host is not None and host.is_writable else None
-        if member is None or not (member.is_primary and member.has_majority):
+        if host is None or host.membership is None or not host.leads_a_group:
             continue
-        if member.view is None or not member.view.is_before(former.view):
-            primaries[address] = member.view
+        view = host.membership.view
+        if view is None or not view.is_before(former.view):
+            primaries[address] = view
     views = [view for view in primaries.values() if view is not None]
     newest = [
         address

@@ -55,8 +55,7 @@ class Upkeep:
         """Returns when nothing of it runs any more."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     def call(self) -> None:
         """Have a round now."""

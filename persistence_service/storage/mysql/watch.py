@@ -16,6 +16,7 @@ from persistence_service.storage.mysql.probe import HostProbe
 _log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.5
+_PROMPT_S = 0.3
 _PAUSE_S = 0.4  # between looks while there is no primary, or a doubt; an election takes seconds
 
 
@@ -58,8 +59,8 @@ class PrimaryWatch:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
+            self._task = None
         self._close_probes()
 
     def doubt(self) -> None:
@@ -84,11 +85,7 @@ class PrimaryWatch:
                 _log.exception("mysql.watch_failed")
 
     async def _look(self, limit_s: float) -> None:
-        found = await asyncio.gather(*(probe.look(limit_s) for probe in self._probes.values()), return_exceptions=True)
-        for answer in found:
-            if isinstance(answer, BaseException) and not isinstance(answer, PersistenceError):
-                _log.error("mysql.probe_failed", exc_info=answer)
-        answers = dict(zip(self._probes, found, strict=True))
+        answers = await self._ask_all(limit_s)
         seen = {address: answer if isinstance(answer, Sighting) else None for address, answer in answers.items()}
         try:
             choice = choose(self._choice, seen, allow_lossy=self._options.allow_lossy_failover)
@@ -101,11 +98,31 @@ class PrimaryWatch:
             self._tell(former.primary)
             self._on_change()
 
+    async def _ask_all(self, limit_s: float) -> dict[Address, Sighting | BaseException]:
+        """Everyone at once. Who is slow is not waited for when a primary of a group has answered."""
+        looks = {address: asyncio.create_task(probe.look(limit_s)) for address, probe in self._probes.items()}
+        try:
+            await asyncio.wait(looks.values(), timeout=_PROMPT_S)
+            if not any(_answered(look) and look.result().leads_a_group for look in looks.values()):
+                await asyncio.wait(looks.values())
+        finally:
+            for look in looks.values():
+                look.cancel()
+        found = await asyncio.gather(*looks.values(), return_exceptions=True)
+        for answer in found:
+            if isinstance(answer, Exception) and not isinstance(answer, PersistenceError):
+                _log.error("mysql.probe_failed", exc_info=answer)
+        return dict(zip(looks, found, strict=True))
+
     def _tell(self, former: Address | None) -> None:
         if self.primary is None:
             _log.warning("mysql.primary_lost", former=_name(former), reason=str(self._trouble))
         else:
             _log.info("mysql.primary_found", primary=_name(self.primary), former=_name(former))
+
+
+def _answered(look: asyncio.Task[Sighting]) -> bool:
+    return look.done() and look.exception() is None
 
 
 def _trouble(answers: Mapping[Address, Sighting | BaseException]) -> PersistenceError:

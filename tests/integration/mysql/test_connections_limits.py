@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from persistence_service.errors import StorageUnavailable
+from persistence_service.errors import BackendClosed, StorageUnavailable
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
@@ -168,3 +168,17 @@ async def _leave_open(connection: MysqlConnection) -> None:
 
 async def _abandon(connection: MysqlConnection) -> None:
     connection.abandon()
+
+
+async def test_closing_does_not_wait_for_who_is_connecting(database_server: Server) -> None:
+    async with proxy_to((database_server.host, database_server.port)) as proxy:
+        options = database_server.options(
+            database_server.new_database(), addresses=(proxy.address,), pool_min=0, connect_timeout_s=60
+        )
+        async with opened(options) as pool, asyncio.timeout(_SLACK_S):
+            proxy.swallows = True
+            attempts = [asyncio.create_task(pool.read(_one)) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            await pool.close()
+            ended = await asyncio.gather(*attempts, return_exceptions=True)
+    assert {type(error) for error in ended} <= {StorageUnavailable, BackendClosed}

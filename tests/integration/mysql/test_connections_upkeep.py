@@ -104,7 +104,7 @@ async def test_a_server_that_is_back_is_noticed_before_anybody_asks(own_server: 
         pool.on_available(back.set)
         for end in (own_server.stop, own_server.kill):
             await asyncio.to_thread(end)
-            await until(lambda: pool._is_away, "it is missed")
+            await until(lambda: pool._connector._is_away, "it is missed")
             await asyncio.to_thread(own_server.start)
             await asyncio.wait_for(back.wait(), 10)
             back.clear()
