@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.conftest import StartService
+from tests.e2e.database import Database
 from tests.e2e.service import ROOT
 
 _HOOKS = ROOT / "tests" / "e2e" / "schemathesis_hooks.py"
@@ -18,8 +19,11 @@ _EXAMPLES = 30
 _GIVE_UP_S = 300
 
 
-async def test_every_call_keeps_to_the_schema_whatever_is_sent(start_service: StartService, tmp_path: Path) -> None:
-    service = await start_service({"buffer.flush_interval": "50ms", "buffer.ack_timeout": "50ms"})
+async def test_every_call_keeps_to_the_schema_whatever_is_sent(
+    database: Database, start_service: StartService, tmp_path: Path
+) -> None:
+    settings = {"buffer.flush_interval": "50ms", "buffer.ack_timeout": "50ms"}
+    service = await start_service(database.settings() | settings)
     options = (f"--max-examples={_EXAMPLES}", "--generation-deterministic", "--no-color", "--workers=1")
     process = await asyncio.create_subprocess_exec(
         *(
