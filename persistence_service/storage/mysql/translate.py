@@ -104,16 +104,13 @@ def indexes_for(collection: Collection[Any], where: Sequence[Condition], order: 
     fixed = {condition.field for condition in where if isinstance(condition, Equals)}
     listed = {condition.field for condition in where if isinstance(condition, OneOf)}
     indexes = {**INDEXES.get(collection.name, {}), "PRIMARY": (collection.key,)}
-    bounding = [name for name, fields in indexes.items() if _bounds(fields, fixed | listed)]
-    ordering = {name: _fixed_before_order(collection, fields, fixed, order) for name, fields in indexes.items()}
-    best = max(
-        (name for name in indexes if ordering[name] >= 0 and (name in bounding or not bounding)),
-        key=lambda name: ordering[name],
-        default=None,
-    )
-    if order and best is not None:
-        return (best,)
-    return tuple(bounding)
+    bounding = tuple(name for name, fields in indexes.items() if _bounds(fields, fixed | listed))
+    if not order:
+        return bounding
+    among = bounding or indexes
+    prefixes = {name: _fixed_before_order(collection, indexes[name], fixed, order) for name in among}
+    in_order = {name: prefix for name, prefix in prefixes.items() if prefix is not None}
+    return (max(in_order, key=lambda name: in_order[name]),) if in_order else bounding
 
 
 def _bounds(fields: Sequence[str], given: set[str]) -> bool:
@@ -128,16 +125,16 @@ def _bounds(fields: Sequence[str], given: set[str]) -> bool:
 
 def _fixed_before_order(
     collection: Collection[Any], fields: Sequence[str], fixed: set[str], order: Sequence[Sort]
-) -> int:
-    """How many fields of an index are fixed before it goes on in the `order`; -1 if it does not."""
+) -> int | None:
+    """How many fields of an index are fixed before it goes on in the `order`; None if it does not."""
     if len({term.descending for term in order}) > 1:
-        return -1
+        return None
     prefix = 0
     while prefix < len(fields) and fields[prefix] in fixed:
         prefix += 1
     following = [*fields[prefix:], *([collection.key] if collection.key not in fields else [])]
     wanted = [term.field for term in order if term.field not in fixed]
-    return prefix if following[: len(wanted)] == wanted else -1
+    return prefix if following[: len(wanted)] == wanted else None
 
 
 def sql_text(statement: Any, escape: Escape) -> str:  # noqa: ANN401  # whatever SQLAlchemy can compile

@@ -93,7 +93,9 @@ def _is_unicode(values: Sequence[Any]) -> bool:
 def _tail(collection: Collection[Any], table: Table, *, row_alias: bool) -> str:
     """What stands behind the rows."""
     arriving: Columns = {
-        field: literal_column(f"{_ALIAS}.{quoted(field)}" if row_alias else f"VALUES({quoted(field)})", table.c[field].type)
+        field: literal_column(
+            f"{_ALIAS}.{quoted(field)}" if row_alias else f"VALUES({quoted(field)})", table.c[field].type
+        )
         for field in collection.fields
     }
     steps = ", ".join(f"{quoted(name)} = {_sql(value)}" for name, value in _assignments(collection, table, arriving))
@@ -105,6 +107,9 @@ def _assignments(
 ) -> Iterator[tuple[str, ColumnElement[Any]]]:
     """The assignments in their order; a row that ends as it was is not written at all."""
     rule = collection.rule
+    given = {field for part in rule.parts for field in part.fields}
+    asked = {term.field for part in rule.parts for term in part.order if term.field not in part.fields}
+    assert not given & asked, f"a part of {collection.name} is ordered by another's fields"  # noqa: S101  # a mistake in a description of collections
     kept: Columns = {field: table.c[field] for field in collection.fields}
     stamp = {field: func.greatest(kept[field], arriving[field]) for field in stamps(kept)}
 
