@@ -6,11 +6,16 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.servers.process import NotInstalledError, StartError, end, launch
+import pymysql
 
+from tests.servers.process import NotInstalledError, StartError, end, launch, log_tail, running_pid
+
+_ANSWER_S = 120.0
+_POLL_S = 0.05
 # What the defaults take of memory is meant for a machine of its own. Everything durable stays as it is by default.
 MODEST = (
     "--innodb-buffer-pool-size=128M",
@@ -25,6 +30,7 @@ class InstalledServer:
 
     def __init__(self, folder: Path, command: Sequence[str], port: int) -> None:
         self.folder = folder
+        self._port = port
         self._command = [
             *command,
             *MODEST,
@@ -36,12 +42,25 @@ class InstalledServer:
 
     def start(self) -> None:
         launch(self._command, self.folder, os.environ)
+        deadline = time.monotonic() + _ANSWER_S
+        while (problem := self._problem()) is not None:
+            if running_pid(self.folder) is None or time.monotonic() > deadline:
+                raise StartError(f"{problem}\n{log_tail(self.folder)}")
+            time.sleep(_POLL_S)
 
     def stop(self) -> None:
         end(self.folder, signal.SIGTERM)
 
     def kill(self) -> None:
         end(self.folder, signal.SIGKILL)
+
+    def _problem(self) -> pymysql.Error | None:
+        """Why it does not answer, if it does not."""
+        try:
+            pymysql.connect(host="127.0.0.1", port=self._port, user="root", ssl_disabled=True).close()
+        except pymysql.Error as exc:
+            return exc
+        return None
 
 
 def new_mariadb(folder: Path, port: int) -> InstalledServer:

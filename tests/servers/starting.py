@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,38 +11,12 @@ import pymysql
 from tests.servers.installed import InstalledServer, client_program, new_mariadb, new_mysql
 from tests.servers.launcher import LaunchedServer, copy_template, launcher_program
 from tests.servers.ports import free_port
-from tests.servers.process import NotInstalledError, ServerProcess, StartError, log_tail, running_pid
+from tests.servers.process import NotInstalledError, ServerProcess, StartError
 from tests.servers.run import ServerRun
 from tests.servers.server import Server
 
 URL_VARIABLE = "PERSISTENCE_TEST_MYSQL_URL"
 _ATTEMPTS = 3
-_ANSWER_S = 120.0
-_POLL_S = 0.05
-
-
-class _Answering:
-    """A server process whose start returns when it answers."""
-
-    def __init__(self, inner: InstalledServer, port: int) -> None:
-        self._inner = inner
-        self._port = port
-        self.folder = inner.folder
-        self.stop = inner.stop
-        self.kill = inner.kill
-
-    def start(self) -> None:
-        self._inner.start()
-        deadline = time.monotonic() + _ANSWER_S
-        while True:
-            try:
-                pymysql.connect(host="127.0.0.1", port=self._port, user="root", ssl_disabled=True).close()
-            except pymysql.OperationalError as exc:
-                if running_pid(self.folder) is None or time.monotonic() > deadline:
-                    raise StartError(f"{exc}\n{log_tail(self.folder)}") from exc
-                time.sleep(_POLL_S)
-            else:
-                return
 
 
 def start_private(run: ServerRun, kind: str) -> Server:
@@ -89,7 +62,7 @@ def _start_shared(run: ServerRun, kind: str) -> dict[str, object]:
     try:
         server = _named_server(kind) or start_private(run, kind)
     except StartError as exc:
-        return {"reason": str(exc)}
+        return {"reason": f"{exc}; {URL_VARIABLE} may name one instead"}
     return {
         "kind": kind,
         "host": server.host,
@@ -106,7 +79,7 @@ def _new_process(run: ServerRun, kind: str, folder: Path, port: int) -> tuple[Se
         return LaunchedServer(folder, port), [program, "client", str(folder)]
     make: Callable[[Path, int], InstalledServer] = new_mariadb if kind == "mariadb" else new_mysql
     client = [client_program(kind), "--no-defaults", "-u", "root", "-S", str(folder / "sock")]
-    return _Answering(make(folder, port), port), client
+    return make(folder, port), client
 
 
 def _named_server(kind: str) -> Server | None:
