@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 
 class Permits:
@@ -28,7 +29,8 @@ class Permits:
             if turn.done() and not turn.cancelled():
                 self.release()  # it was handed over in the very moment of the cancellation
             else:
-                self._waiters.remove(turn)
+                with suppress(ValueError):  # passed over already
+                    self._waiters.remove(turn)
             raise
 
     def take(self) -> bool:
