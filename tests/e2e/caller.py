@@ -83,6 +83,10 @@ class Caller:
         """The JSON of a 200 answer to POST without a body; the attempts before it may have done some of it."""
         return await self._ok("POST", path, parameters)
 
+    async def get_once(self, path: str, **parameters: object) -> httpx.Response:
+        """The answer to GET, whatever it is; `path` is whole."""
+        return await self._http.get(path, params={name: _text(value) for name, value in parameters.items()})
+
     async def post_once(self, path: str, body: object) -> httpx.Response:
         """The answer to POST of JSON, whatever it is."""
         return await self._http.post(BASE + path, content=msgspec.json.encode(body), headers=_JSON)
@@ -115,7 +119,7 @@ class Caller:
 
     async def health(self) -> Any:  # noqa: ANN401  # JSON
         """What the service says of itself."""
-        return (await self._http.get("/health")).json()
+        return (await self.get_once("/health")).json()
 
     async def pages(self, path: str, **parameters: object) -> list[Any]:
         """Everything that a list shows, by page number; each page is as long as it should be."""

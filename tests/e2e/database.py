@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from time import monotonic
 
+from tests.servers.group import Group
 from tests.servers.server import Server
 
 POISON = "☠"
@@ -100,19 +101,19 @@ class SqliteFile(Database):
 
 
 class OnServer(Database):
-    """A new database on a MySQL or MariaDB server."""
+    """A new database on a MySQL or MariaDB server, or on a group, where its primary is looked at."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server | Group) -> None:
         self.kind = server.kind
+        self.name = server.new_database()
         self._server = server
-        self._name = server.new_database()
 
     def settings(self) -> dict[str, object]:
-        return self._server.settings(self._name)
+        return self._server.settings(self.name)
 
     @contextmanager
     def connected(self) -> Iterator[Run]:
-        with self._server.connected(self._name) as run:
+        with self._server.connected(self.name) as run:
             yield lambda statement: [tuple(map(_as_in_sqlite, row)) for row in run(statement)]
 
     def poison(self) -> None:

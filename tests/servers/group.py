@@ -1,5 +1,7 @@
 """A Group Replication cluster of three: one primary, and failover by itself."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ _ATTEMPTS = 2
 class Group:
     """The nodes are servers of their own that a test may kill or freeze; a killed one comes back with `rejoin`."""
 
+    kind = "group"
+
     def __init__(self, folder: Path, nodes: tuple[Server, ...]) -> None:
         self._folder = folder
         self.nodes = nodes
@@ -28,13 +32,7 @@ class Group:
     def roles(self) -> dict[int, tuple[str, str]]:
         """By each node's port its state and role (ONLINE, PRIMARY …), as the first node sees them that has a majority."""
         for node in self.nodes:
-            try:
-                rows = node.sql(
-                    "SELECT member_port, member_state, member_role FROM performance_schema.replication_group_members"
-                )
-            except pymysql.Error:
-                continue
-            roles = {int(port): (str(state), str(role)) for port, state, role in rows}
+            roles = _roles_at(node)
             if 2 * sum(state == "ONLINE" for state, _ in roles.values()) > _NODES:
                 return roles
         return {}
@@ -43,6 +41,17 @@ class Group:
         """The node that takes writes now; None while there is none."""
         roles = self.roles()
         return next((node for node in self.nodes if roles.get(node.port) == ("ONLINE", "PRIMARY")), None)
+
+    def known_primary(self) -> Server:
+        """The node that takes writes now; the group is known to have one."""
+        primary = self.primary()
+        assert primary is not None, f"the group has no primary: {self.roles()}"
+        return primary
+
+    def is_whole(self) -> bool:
+        """Whether all nodes are online, as each of them sees it: one that was frozen does not know that it is out."""
+        seen = [[state for state, _ in _roles_at(node).values()] for node in self.nodes]
+        return seen == [["ONLINE"] * _NODES] * _NODES
 
     def rejoin(self, node: Server) -> None:
         """Start a node that was killed or stopped, and let it join the others again."""
@@ -54,9 +63,13 @@ class Group:
 
     def new_database(self) -> str:
         """The name of a new, empty database on the group."""
-        primary = self.primary()
-        assert primary is not None, f"the group has no primary: {self.roles()}"
-        return primary.new_database()
+        return self.known_primary().new_database()
+
+    @contextmanager
+    def connected(self, database: str | None = None) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+        """See `Server.connected`, on the primary of the moment."""
+        with self.known_primary().connected(database) as run:
+            yield run
 
     def options(self, database: str, **changes: Any) -> MysqlOptions:  # noqa: ANN401  # fields of several types
         """What the backend takes; `changes` are fields of it."""
@@ -97,6 +110,17 @@ def start_group(run: ServerRun) -> Group:
             continue
         nodes = tuple(_node(program, folders[i], port + i) for i in range(_NODES))
         return Group(folder, nodes)
+
+
+def _roles_at(node: Server) -> dict[int, tuple[str, str]]:
+    """By each node's port its state and role, as `node` sees them; nothing if it does not answer."""
+    try:
+        rows = node.sql(
+            "SELECT member_port, member_state, member_role FROM performance_schema.replication_group_members"
+        )
+    except pymysql.Error:
+        return {}
+    return {int(port): (str(state), str(role)) for port, state, role in rows}
 
 
 def _node(program: str, folder: Path, port: int) -> Server:
