@@ -38,9 +38,12 @@ class InstalledServer:
             "--bind-address=127.0.0.1",
             f"--socket={folder / 'sock'}",
             f"--pid-file={folder / 'own.pid'}",
+            f"--tmpdir={folder}",  # MariaDB removes at its start what others have in a shared one
         ]
 
     def start(self) -> None:
+        for left in ("sock", "sock.lock"):  # by one that was killed; MySQL refuses to start while its pid is in use
+            (self.folder / left).unlink(missing_ok=True)
         launch(self._command, self.folder, os.environ)
         deadline = time.monotonic() + _ANSWER_S
         while (problem := self._problem()) is not None:
