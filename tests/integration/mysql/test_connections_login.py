@@ -15,6 +15,7 @@ from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
 from tests.integration.mysql.certificates import Authority
 from tests.integration.mysql.pools import opened, value
+from tests.servers.installed import InstalledServer
 from tests.servers.server import Server
 
 _PASSWORDS = ("word", "Größe €", "密码🔑")
@@ -183,7 +184,8 @@ def _use_certificate(server: Server, authority: Authority, address: str) -> None
     if server.kind == "mysql":
         server.sql("ALTER INSTANCE RELOAD TLS")
         return
-    command: list[str] = server.process._inner._command  # type: ignore[union-attr]  # only its start can switch TLS on
+    assert isinstance(server.process, InstalledServer)
+    command = server.process._command  # only its start can switch TLS on
     options = [f"--ssl-cert={files['server-cert.pem']}", f"--ssl-key={files['server-key.pem']}"]
     command[:] = [part for part in command if part not in options] + options
     server.stop()
