@@ -61,14 +61,22 @@ async def test_a_schema_that_is_not_migrated_is_told_with_what_to_do(database_se
         assert (await backend.health_check()).healthy
 
 
-async def test_a_schema_of_a_later_version_is_told_and_not_opened(database_server: Server) -> None:
+async def test_a_schema_of_a_later_version_is_told_and_not_opened_until_it_is_gone(database_server: Server) -> None:
     database = database_server.new_database()
     options = database_server.options(database)
     async with opened(options) as backend:
+        [(version,)] = database_server.sql("SELECT version_num FROM alembic_version", database)
         database_server.sql("UPDATE alembic_version SET version_num = '9999'", database)
         assert "9999" in await becomes(backend, healthy=False)
-    with pytest.raises(SchemaTooNew):
-        await MysqlBackend(options).open()
+    other = MysqlBackend(options)
+    for _ in range(2):
+        with pytest.raises(SchemaTooNew):
+            await other.open()
+    database_server.sql(f"UPDATE alembic_version SET version_num = '{version}'", database)
+    await other.open()
+    await becomes(other, healthy=True)
+    assert (await other.write(SESSIONS, [session_record()])).stored == 1
+    await other.close()
 
 
 async def test_a_read_only_server_is_told_until_it_is_writable_again(own_server: Server) -> None:
