@@ -165,7 +165,9 @@ _LOGIN = [
     *_rows(StorageSetupError, "the account lacks a privilege", "tidb", 8121),
 ]
 _SET_UP = [
-    *_rows(StorageSetupError, "the database does not exist", "mysql", 1046, 1049),
+    *_rows(
+        StorageSetupError, "the database does not exist; create it as database/schema.sql begins", "mysql", 1046, 1049
+    ),
     *_rows(StorageSetupError, "a table is missing", "mysql", 1109, 1146),
     *_rows(StorageSetupError, "a table's data is missing", "mysql", 1017, 1812, 1814),
     *_rows(StorageSetupError, "a table's data is missing", "mariadb", 1932),

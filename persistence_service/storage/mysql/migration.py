@@ -8,29 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-import pymysql
 import structlog
 from alembic.operations import Operations
 
 from persistence_service.errors import StorageSetupError
 from persistence_service.storage.mysql.adoption import Adoption
-from persistence_service.storage.mysql.errors import number_of
 from persistence_service.storage.mysql.migration_connection import MigrationConnection, errors_translated
 from persistence_service.storage.mysql.migration_lock import MigrationLock, lock_creation
 from persistence_service.storage.mysql.options import Address, MysqlOptions
-from persistence_service.storage.mysql.schema import database_creation
 from persistence_service.storage.sql.migrate import newest_version, pending_sql, schema_problem, upgrade
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_NO_SUCH_DATABASE = 1049
 _NO_PRIVILEGE = {1044, 1142, 1143, 1227, 1370}
 _LOCK_WAIT_S = 60
 
 
 async def migrate(options: MysqlOptions, address: Address, *, lock_wait_s: float = _LOCK_WAIT_S) -> None:
-    """Bring the schema up to this code's version, creating the database if there is none; writes nothing when it is.
+    """Bring the schema of the database, which must exist, up to this code's version; writes nothing when it is.
 
     Any number of instances may do so at once: one works, the others wait for it. After a crash, or a cancellation, whoever
     comes next goes on.
@@ -62,10 +58,13 @@ class _Work:
         self._abandoned = False
 
     @contextmanager
-    def connected(self, *, create: bool = False) -> Iterator[MigrationConnection]:
-        """A connection to the database, which is made first if there is none and `create`."""
+    def connected(self) -> Iterator[MigrationConnection]:
+        """A connection to the database."""
         with errors_translated():
-            connection = self._connect(create=create)
+            connection = MigrationConnection(self._options, self._address)
+        self._connections.append(connection)
+        if self._abandoned:
+            connection.abandon()
         try:
             yield connection
         finally:
@@ -78,31 +77,10 @@ class _Work:
         for connection in list(self._connections):
             connection.abandon()
 
-    def _connect(self, *, create: bool) -> MigrationConnection:
-        try:
-            connection = MigrationConnection(self._options, self._address, database=self._options.database)
-        except pymysql.err.Error as exc:
-            if not create or number_of(exc) != _NO_SUCH_DATABASE:
-                raise
-            self._create_database()
-            connection = MigrationConnection(self._options, self._address, database=self._options.database)
-        self._connections.append(connection)
-        if self._abandoned:
-            connection.abandon()
-        return connection
-
-    def _create_database(self) -> None:
-        connection = MigrationConnection(self._options, self._address, database=None)
-        try:
-            with _privileges_explained("the database does not exist, and the account may not create it"):
-                connection.run(database_creation(self._options.database))
-        finally:
-            connection.close()
-
 
 def _migrate(work: _Work, lock_wait_s: float) -> None:
     with ExitStack() as stack:
-        connection = stack.enter_context(work.connected(create=True))
+        connection = stack.enter_context(work.connected())
         stack.enter_context(errors_translated())
         if not schema_problem(connection.sql):
             return

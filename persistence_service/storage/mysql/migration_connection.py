@@ -46,7 +46,7 @@ class MigrationConnection:
     but a host that is gone is noticed, and `abandon`, from any thread, ends it all at once.
     """
 
-    def __init__(self, options: MysqlOptions, address: Address, *, database: str | None) -> None:
+    def __init__(self, options: MysqlOptions, address: Address) -> None:
         context = options.tls.context()
         with ExitStack() as undo:
             channel = _connected(address, options.connect_timeout_s)
@@ -59,7 +59,7 @@ class MigrationConnection:
                 port=address[1],
                 user=options.user,
                 password=options.password.encode(),
-                database=database,
+                database=options.database,
                 charset="utf8mb4",
                 autocommit=True,
                 local_infile=False,

@@ -64,12 +64,7 @@ def mysql_schema() -> str:
     """Statements that make, on a server without the database, what the migrations make."""
     schema = MysqlSchema(ALL_COLLECTIONS)
     lock_table(schema.metadata)
-    database = f"{database_creation(_DATABASE)};\n\nUSE `{_DATABASE}`;\n\n"
-    return _HEADER + database + schema_text(schema.metadata, mysql.dialect())
-
-
-def database_creation(name: str) -> str:
-    """The statement that creates the database, if there is none of its name."""
-    quoted = "`" + name.replace("`", "``") + "`"
     collation = MysqlSchema.table_options["mysql_collate"]
-    return f"CREATE DATABASE IF NOT EXISTS {quoted} CHARACTER SET utf8mb4 COLLATE {collation}"
+    creation = f"CREATE DATABASE IF NOT EXISTS `{_DATABASE}` CHARACTER SET utf8mb4 COLLATE {collation}"
+    database = f"{creation};\n\nUSE `{_DATABASE}`;\n\n"
+    return _HEADER + database + schema_text(schema.metadata, mysql.dialect())
