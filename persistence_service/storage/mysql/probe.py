@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from pymysql.constants import ER
 
@@ -21,6 +22,9 @@ _MEMBERS = (
     "SELECT member_id = @@server_uuid, member_state, member_role FROM performance_schema.replication_group_members"
 )
 _VIEW = "SELECT view_id FROM performance_schema.replication_group_member_stats WHERE member_id = @@server_uuid"
+_SILENT = "no answer"
+_REST_S = 0.25
+_LONGEST_REST_S = 10.0
 _REACHED = {"ONLINE", "RECOVERING"}  # the others count for the majority, and don't answer
 
 
@@ -32,22 +36,37 @@ class HostProbe:
         self._address = address
         self._connection: MysqlConnection | None = None
         self._state = _STATES[0]
+        self._silences = 0
+        self._rests_until = 0.0
 
     async def look(self, limit_s: float) -> Sighting:
         """What the host says of itself now.
 
         Raises:
-            PersistenceError: it can't be asked; StorageUnavailable if there is no answer within `limit_s`.
+            PersistenceError: it can't be asked; StorageUnavailable if there is no answer within `limit_s`, and for a while after
+                several such looks.
         """
+        if time.monotonic() < self._rests_until:
+            raise StorageUnavailable(_SILENT)
         try:
             async with asyncio.timeout(limit_s):
-                return await self._ask()
+                sighting = await self._ask()
         except TimeoutError as exc:
             self.close()
-            raise StorageUnavailable(f"{self._address[0]}:{self._address[1]} does not answer") from exc
+            self._rest()
+            raise StorageUnavailable(_SILENT) from exc
         except BaseException:
             self.close()
             raise
+        self._silences = 0
+        return sighting
+
+    def _rest(self) -> None:
+        # When a frozen server goes on, it finds all the connections that were given up meanwhile, and after
+        # max_connect_errors (100) of them it refuses this machine for good.
+        self._silences += 1
+        if self._silences > 1:
+            self._rests_until = time.monotonic() + min(_LONGEST_REST_S, _REST_S * 2 ** min(self._silences, 10))
 
     def close(self) -> None:
         """The next look connects anew."""

@@ -17,6 +17,7 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.5
 _PROMPT_S = 0.3
+_SETUP_PAUSE_S = 5.0  # while a person must act: a server may lock an account after too many wrong passwords
 _PAUSE_S = 0.4  # between looks while there is no primary, or a doubt; an election takes seconds
 
 
@@ -61,6 +62,7 @@ class PrimaryWatch:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
+        self._choice = Choice(None, self._choice.view)
         self._close_probes()
 
     def doubt(self) -> None:
@@ -73,7 +75,7 @@ class PrimaryWatch:
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(_PAUSE_S if not isinstance(self._trouble, StorageSetupError) else _SETUP_PAUSE_S)
             if self.primary is not None and not self._choice.misses:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, self._options.check_interval_s - _PAUSE_S)):

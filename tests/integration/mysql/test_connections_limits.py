@@ -11,6 +11,7 @@ from persistence_service.errors import BackendClosed, StorageUnavailable
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
+from persistence_service.storage.mysql.probe import HostProbe
 from tests.integration.mysql.pools import at_once, connection_ids, opened, until, value
 from tests.integration.mysql.proxy import full_host, proxy_to, silent_host
 from tests.servers.server import Server
@@ -182,3 +183,13 @@ async def test_closing_does_not_wait_for_who_is_connecting(database_server: Serv
             await pool.close()
             ended = await asyncio.gather(*attempts, return_exceptions=True)
     assert {type(error) for error in ended} <= {StorageUnavailable, BackendClosed}
+
+
+async def test_a_host_that_stays_silent_is_not_asked_all_the_time() -> None:
+    """Thawed, it would find a hundred connections that were given up, and refuse this machine (max_connect_errors)."""
+    with silent_host() as address:
+        probe = HostProbe(MysqlOptions((address,), "root", "", "none"), address)
+        took = [await _takes(probe.look(0.2)) for _ in range(3)]
+    assert took[0] >= 0.2, "asked"
+    assert took[1] >= 0.2, "asked again at once: once may be chance"
+    assert took[2] < 0.2, "not asked"
