@@ -32,10 +32,20 @@ class Group:
     def roles(self) -> dict[int, tuple[str, str]]:
         """By each node's port its state and role (ONLINE, PRIMARY …), as the first node sees them that has a majority."""
         for node in self.nodes:
-            roles = _roles_at(node)
+            roles = self.roles_at(node)
             if 2 * sum(state == "ONLINE" for state, _ in roles.values()) > _NODES:
                 return roles
         return {}
+
+    def roles_at(self, node: Server) -> dict[int, tuple[str, str]]:
+        """The same as one node sees it, right or wrong; nothing if it does not answer."""
+        try:
+            rows = node.sql(
+                "SELECT member_port, member_state, member_role FROM performance_schema.replication_group_members"
+            )
+        except pymysql.Error:
+            return {}
+        return {int(port): (str(state), str(role)) for port, state, role in rows}
 
     def primary(self) -> Server | None:
         """The node that takes writes now; None while there is none."""
@@ -50,7 +60,7 @@ class Group:
 
     def is_whole(self) -> bool:
         """Whether all nodes are online, as each of them sees it: one that was frozen does not know that it is out."""
-        seen = [[state for state, _ in _roles_at(node).values()] for node in self.nodes]
+        seen = [[state for state, _ in self.roles_at(node).values()] for node in self.nodes]
         return seen == [["ONLINE"] * _NODES] * _NODES
 
     def rejoin(self, node: Server) -> None:
@@ -110,17 +120,6 @@ def start_group(run: ServerRun) -> Group:
             continue
         nodes = tuple(_node(program, folders[i], port + i) for i in range(_NODES))
         return Group(folder, nodes)
-
-
-def _roles_at(node: Server) -> dict[int, tuple[str, str]]:
-    """By each node's port its state and role, as `node` sees them; nothing if it does not answer."""
-    try:
-        rows = node.sql(
-            "SELECT member_port, member_state, member_role FROM performance_schema.replication_group_members"
-        )
-    except pymysql.Error:
-        return {}
-    return {int(port): (str(state), str(role)) for port, state, role in rows}
 
 
 def _node(program: str, folder: Path, port: int) -> Server:
