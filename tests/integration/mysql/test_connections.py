@@ -34,6 +34,7 @@ async def test_every_session_is_prepared_whatever_the_server_is_set_to(own_serve
             assert await value(pool, "'a ' = 'a'") == 0, "padded texts are equal"
             assert await value(pool, "'a' = 'A'") == 0
             assert await value(pool, "@@innodb_lock_wait_timeout") <= 10
+            assert await value(pool, "@@lock_wait_timeout") <= 10
             assert await value(pool, "@@wait_timeout") == SESSION_IDLE_S
             answer = await pool.read(
                 lambda connection: connection.run(

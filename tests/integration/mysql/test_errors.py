@@ -261,6 +261,20 @@ async def test_a_row_that_stays_locked_is_a_conflict(
     )
 
 
+async def test_a_table_that_somebody_alters_is_a_conflict(
+    connection: MysqlConnection, database_server: Server, database: str
+) -> None:
+    await two_rows(connection)
+    other = await MysqlConnection.open(database_server.options(database), (database_server.host, database_server.port))
+    try:
+        await other.run("LOCK TABLES t WRITE")
+        waited = await failure(connection, "SET SESSION lock_wait_timeout = 1", "SELECT n FROM t")
+    finally:
+        await other.close()
+
+    assert (type(waited), waited.number) == (TransactionConflict, 1205)
+
+
 async def test_the_victim_of_a_deadlock_has_a_conflict(
     connection: MysqlConnection, database_server: Server, database: str
 ) -> None:
