@@ -107,7 +107,7 @@ class MysqlBackend(_Reading, StorageBackend, SizeReporter, AvailabilityNotifier,
         await self._pool.open()
         try:
             await self._pool.read(schema_problem)  # one that is too old is no obstacle, one that is too new is
-        except PersistenceError:
+        except BaseException:  # a cancellation too: it is tried again
             await self._pool.close()
             raise
         self._open = True

@@ -159,7 +159,7 @@ _LOGIN = [
         2059,
         2061,
     ),
-    *_rows(StorageSetupError, "the database asks for TLS; see database.tls_mode", "mysql", 3159),
+    *_rows(StorageSetupError, "the database asks for TLS; see database.tls", "mysql", 3159),
     *_rows(StorageSetupError, "TLS to the database can't be set up", "mysql", 2026),
     *_rows(StorageSetupError, "the account lacks a privilege", "mysql", 1044, 1142, 1143, 1227, 1370, 3879),
     *_rows(StorageSetupError, "the account lacks a privilege", "tidb", 8121),
@@ -286,5 +286,5 @@ def _without_number(error: pymysql.err.Error) -> PersistenceError:
 
 def _of_tls(error: ssl.SSLError) -> PersistenceError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return StorageSetupError("the database's certificate is not trusted; see database.tls_ca and database.tls_mode")
+        return StorageSetupError("the database's certificate is not trusted; see database.tls_ca and database.tls")
     return StorageUnavailable("the TLS connection to the database failed")
