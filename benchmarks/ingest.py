@@ -23,10 +23,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from load import cpu_of
-from native import Server, measure_client, running_server
+import structlog
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.load import cpu_of  # a program, not a package
+from benchmarks.native import measure_client, running_server
+from tests.servers.server import Server  # only a checkout has it
 
 HERE = Path(__file__).parent
 _LISTENING = re.compile(r"Uvicorn running on http://[\d.]+:(\d+)")
@@ -137,7 +142,7 @@ def loaded(job: Mapping[str, object], process: tuple[int, int]) -> dict[str, Any
 
 def figures(design: str, case: Case, runs: list[dict[str, Any]]) -> Figures:
     """The runs of one design in one case as figures."""
-    total = {name: sum(run[name] for run in runs) for name in runs[0] if name != "latencies"}
+    total: dict[str, float] = {name: sum(run[name] for run in runs) for name in runs[0] if name != "latencies"}
     latencies: list[float] = sorted(latency for run in runs for latency in run.get("latencies", [0.0]))
     acknowledged_s = total.get("acknowledged_s", total["stored_s"])
 
@@ -151,13 +156,13 @@ def figures(design: str, case: Case, runs: list[dict[str, Any]]) -> Figures:
         design=design,
         batch=case.batch,
         clients=case.clients,
-        rows=total["rows"],
+        rows=round(total["rows"]),
         acknowledged_per_s=total["rows"] / acknowledged_s,
         stored_per_s=total["rows"] / total["stored_s"],
         p50_ms=percentile(0.50),
         p95_ms=percentile(0.95),
         p99_ms=percentile(0.99),
-        refused=total.get("refused", 0),
+        refused=round(total.get("refused", 0)),
         service_cpu_s=cpu_s(total.get("service_cpu_s", 0)),
         load_cpu_share=total["own_cpu_s"] / acknowledged_s,
         server_cpu_s=cpu_s(total["server_cpu_s"]) if "server_cpu_s" in total else None,
@@ -247,6 +252,7 @@ def server_for(backend: str, directory: str | None) -> Iterator[Server | None]:
 def main() -> None:
     """Measure, and print."""
     options = parse()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     cases = [Case(batch, clients) for batch in options.batches for clients in options.clients]
     runs: defaultdict[tuple[str, Case], list[dict[str, Any]]] = defaultdict(list)
     with server_for(options.backend, options.directory) as server:

@@ -7,7 +7,6 @@ compared is everything that the service does besides: HTTP, checking, journal, m
 import asyncio
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -15,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from load import cpu_of, data, task_items
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whose tests start the servers
-
+from benchmarks.load import cpu_of, data, task_items
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
 from persistence_service.models.limits import Limits
 from persistence_service.models.session import SessionRequest

@@ -194,7 +194,10 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="outage-", dir=options.directory) as folder,
-        running(SERVICE, "sqlite", Path(folder), ["sqlite.busy_timeout=0.1", *options.set]) as (port, pid),
+        running(SERVICE, {"storage.backend": "sqlite"}, Path(folder), ["sqlite.busy_timeout=0.1", *options.set]) as (
+            port,
+            pid,
+        ),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         phases = runner.run(measure(options, port, pid, Path(folder) / "service.db"))
