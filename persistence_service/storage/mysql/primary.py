@@ -58,7 +58,8 @@ def choose(former: Choice, seen: Mapping[Address, Sighting | None], *, allow_los
 
     In a group it is the member that is primary, writable, and with a majority. A host that was cut off or frozen still takes
     itself for the primary, with everyone online: its view is older, so it is not taken back. A primary that is silent is kept
-    until there is another: it may only be slow, and the connections to it have limits of their own.
+    until there is another: it may only be slow, and the connections to it have limits of their own. Hosts that once were a group
+    are one that is being started while none of them is in it, and what is written to one of them then would be lost.
 
     Raises:
         StorageSetupError: nobody can say which host to write to.
@@ -67,6 +68,8 @@ def choose(former: Choice, seen: Mapping[Address, Sighting | None], *, allow_los
     misses = former.misses + 1 if silent else 0
     if any(host is not None and host.membership is not None for host in seen.values()):
         found = _of_group(former, seen)
+    elif former.view is not None:
+        found = None
     elif not allow_lossy:
         _check_is_group(seen)
         found = None

@@ -135,8 +135,8 @@ def _trouble(answers: Mapping[Address, Sighting | BaseException]) -> Persistence
         return setup
     silent = ", ".join(f"{_name(address)}: {failure}" for address, failure in failures.items())
     return StorageUnavailable(
-        "no host of database.host is known to be the primary now: an election goes on, the majority is lost, or it can't be "
-        f"asked{f' ({silent})' if silent else ''}"
+        "no host of database.host is known to be the primary now: an election goes on, the majority is lost, the group is not "
+        f"started, or it can't be asked{f' ({silent})' if silent else ''}"
     )
 
 

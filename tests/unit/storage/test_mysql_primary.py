@@ -81,6 +81,16 @@ def test_a_group_that_was_started_anew_counts_its_views_from_the_beginning() -> 
     assert chosen(secondary(), primary(1, group="later"), None, former).primary == B
 
 
+@pytest.mark.parametrize("lossy", [False, True])
+def test_hosts_that_were_a_group_are_waited_for_while_it_is_started_again(lossy: bool) -> None:
+    former = Choice(A, View("g", 90))
+    choice = chosen(_WRITABLE, _NOT_WRITABLE, _NOT_WRITABLE, former, lossy=lossy)
+    assert choice == Choice(None, View("g", 90)), (
+        "writable, and in no group yet: it may not be the one that is started first"
+    )
+    assert chosen(_NOT_WRITABLE, primary(1, group="later"), _NOT_WRITABLE, choice, lossy=lossy).primary == B
+
+
 def test_two_groups_are_an_error_but_for_the_one_in_use() -> None:
     with pytest.raises(StorageSetupError, match="a:3306, b:3306"):
         chosen(primary(1, group="x"), primary(1, group="y"), None)
