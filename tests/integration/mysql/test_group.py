@@ -89,14 +89,12 @@ async def _elected_after(group: Group, former: Server) -> tuple[Server, float]:
 
 
 async def _primary(group: Group) -> Server:
-    node = await asyncio.to_thread(group.primary)
-    assert node is not None
-    return node
+    return await asyncio.to_thread(group.known_primary)
 
 
 async def _all_online(group: Group) -> None:
     deadline = time.monotonic() + 60
-    while [state for state, _ in (await asyncio.to_thread(group.roles)).values()] != ["ONLINE"] * len(group.nodes):
+    while not await asyncio.to_thread(group.is_whole):
         assert time.monotonic() < deadline, f"not all are online: {group.roles()}"
         await asyncio.sleep(0.1)
 
