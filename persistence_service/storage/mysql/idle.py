@@ -9,22 +9,31 @@ from persistence_service.storage.mysql.connection import MysqlConnection
 
 
 class IdleConnections:
-    """The latest is taken first, so that those that are not needed grow old at the other end."""
+    """The latest is taken first, so that those that are not needed grow old at the other end.
 
-    def __init__(self) -> None:
+    Args:
+        is_fit: whether a connection may be used again; others are closed instead of kept or given.
+    """
+
+    def __init__(self, is_fit: Callable[[MysqlConnection], bool]) -> None:
+        self._is_fit = is_fit
         self._connections: deque[MysqlConnection] = deque()
 
     def __len__(self) -> int:
         return len(self._connections)
 
     def put(self, connection: MysqlConnection) -> None:
-        self._connections.append(connection)
+        """Keep it, or close it if it is not fit."""
+        if self._is_fit(connection):
+            self._connections.append(connection)
+        else:
+            connection.abandon()
 
     def take(self) -> MysqlConnection | None:
-        """The one used last of which nothing bad is known."""
+        """The one used last that is fit."""
         while self._connections:
             connection = self._connections.pop()
-            if connection.is_usable:
+            if self._is_fit(connection):
                 return connection
             connection.abandon()
         return None
@@ -38,8 +47,10 @@ class IdleConnections:
         """For how long that one was not used; 0 if there is none."""
         return self._connections[0].idle_s if self._connections else 0.0
 
-    def drop(self, is_unwanted: Callable[[MysqlConnection], bool]) -> None:
-        """Close those that are not wanted any more."""
-        for connection in [connection for connection in self._connections if is_unwanted(connection)]:
+    def drop(self, older_than_s: float | None = None) -> None:
+        """Close those that are not fit any more, or too old."""
+        for connection in list(self._connections):
+            if self._is_fit(connection) and (older_than_s is None or connection.age_s <= older_than_s):
+                continue
             self._connections.remove(connection)
             connection.abandon()

@@ -39,7 +39,7 @@ class ConnectionPool:
     def __init__(self, options: MysqlOptions) -> None:
         self._options = options
         self._permits = Permits(options.pool_size)
-        self._idle = IdleConnections()
+        self._idle = IdleConnections(self._is_fit)
         self._leases: set[_Lease] = set()
         self._ends: set[asyncio.Task[None]] = set()
         self._watch = PrimaryWatch(options, self._follow) if len(options.addresses) > 1 else None
@@ -85,7 +85,7 @@ class ConnectionPool:
         self._connector.retarget()
         while self._ends:
             await asyncio.wait(self._ends)
-        while (connection := self._idle.take()) is not None:
+        while (connection := self._idle.take_oldest()) is not None:
             await connection.close()
 
     @property
@@ -191,11 +191,11 @@ class ConnectionPool:
         self._leases.discard(lease)
         connection = lease.held
         if connection is not None:
-            if self._is_open and connection.is_clean and connection.address == self.primary:
-                self._idle.put(connection)
-            else:
-                connection.abandon()
+            self._idle.put(connection)
         self._permits.release()
+
+    def _is_fit(self, connection: MysqlConnection) -> bool:
+        return self._is_open and connection.is_clean and connection.address == self.primary
 
     def _target(self) -> Address:
         self._check_open()
@@ -208,7 +208,7 @@ class ConnectionPool:
         for lease in self._leases:
             if lease.held is not None and lease.held.address != self.primary:
                 lease.held.abandon()
-        self._idle.drop(lambda connection: connection.address != self.primary)
+        self._idle.drop()
         self._connector.retarget()
         self._upkeep.call()
 

@@ -79,9 +79,8 @@ class Upkeep:
                 _log.exception("mysql.upkeep_failed")
 
     async def _round(self) -> None:
-        recycle_s = self._options.pool_recycle_s
         least = min(self._options.pool_min, self._options.pool_size)
-        self._idle.drop(lambda connection: not connection.is_usable or connection.age_s > recycle_s)
+        self._idle.drop(older_than_s=self._options.pool_recycle_s)
         while self._size() > least and self._idle.oldest_s > _SURPLUS_AFTER_S:
             await self._close_oldest()
         while self._idle.oldest_s > _PING_AFTER_S and self._permits.take():

@@ -26,6 +26,10 @@ class Proxy:
         """Read nothing any more, so that what is sent stays where it is."""
         self._flows.clear()
 
+    def resume(self) -> None:
+        """Go on after `stall`, with what was held back."""
+        self._flows.set()
+
     def forget(self) -> None:
         """Keep the way to the server open when the client is gone: what a client does that lost its power."""
         self._forgets = True

@@ -6,7 +6,7 @@ import pymysql
 import pytest
 
 from persistence_service.errors import StorageUnavailable
-from persistence_service.storage.mysql import upkeep
+from persistence_service.storage.mysql import probe, upkeep, watch
 from persistence_service.storage.mysql.connection import SESSION_IDLE_S, MysqlConnection
 from tests.integration.mysql.pools import at_once, connection_ids, kill_all, opened, transact, until, value
 from tests.integration.mysql.proxy import proxy_to
@@ -109,3 +109,35 @@ async def test_a_server_that_is_back_is_noticed_before_anybody_asks(own_server: 
             await asyncio.wait_for(back.wait(), 10)
             back.clear()
             assert await value(pool, "1") == 1
+
+
+async def test_a_connection_that_was_asked_while_the_primary_changed_is_not_used_again(
+    database_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_PING_AFTER_S", 0.1)
+    monkeypatch.setattr(upkeep, "_PING_S", 60.0)
+    monkeypatch.setattr(watch, "_LOOK_S", 0.5)
+    monkeypatch.setattr(probe, "_REST_S", 0.0)
+    server = (database_server.host, database_server.port)
+    async with proxy_to(server) as former, proxy_to(server) as later:
+        options = database_server.options(
+            database_server.new_database(),
+            addresses=(former.address, later.address),
+            allow_lossy_failover=True,
+            pool_size=1,
+            connect_timeout_s=1,
+            check_interval_s=0.1,
+            acquire_timeout_s=60,
+        )
+        later.swallows = True
+        async with opened(options) as pool:
+            former.stall()
+            await until(lambda: not pool._permits._free, "the idle connection is asked, and its answer is on its way")
+            later.swallows = False
+            await until(lambda: pool.primary == later.address, "the other host is the primary")
+            former.resume()
+            assert await pool.read(_address) == later.address
+
+
+async def _address(connection: MysqlConnection) -> tuple[str, int]:
+    return connection.address
