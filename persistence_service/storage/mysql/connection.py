@@ -13,7 +13,7 @@ from pymysql.constants import SERVER_STATUS
 from pymysql.err import MySQLError
 
 from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable
-from persistence_service.storage.mysql.errors import translated
+from persistence_service.storage.mysql.errors import READ_ONLY, translated
 from persistence_service.storage.mysql.facts import ServerFacts, find_facts
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.mysql.wire import Wire
@@ -58,7 +58,7 @@ class MysqlConnection:
         self.address = address
         self.facts = facts
         self.was_lost = False  # closed by the other side, or by us on another's behalf
-        self._opened_at = self._used_at = time.monotonic()
+        self.opened_at = self._used_at = time.monotonic()
 
     @classmethod
     async def open(cls, options: MysqlOptions, address: Address, known: ServerFacts | None = None) -> Self:
@@ -103,7 +103,7 @@ class MysqlConnection:
 
     @property
     def age_s(self) -> float:
-        return time.monotonic() - self._opened_at
+        return time.monotonic() - self.opened_at
 
     @property
     def idle_s(self) -> float:
@@ -173,6 +173,8 @@ class MysqlConnection:
             return StorageUnavailable(
                 f"the connection to {_name(self.address)} was lost", number=number if isinstance(number, int) else None
             )
+        if number in READ_ONLY:  # a new connection to the same address may lead to the primary
+            self.abandon()
         return translated(error) or StorageUnavailable(f"{_name(self.address)}: {error}", number=number)
 
 

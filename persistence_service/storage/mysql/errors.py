@@ -223,6 +223,8 @@ TABLE: tuple[Explained, ...] = (
     *_TIDB,
 )
 _BY_NUMBER = {row.number: row for row in TABLE}
+READ_ONLY = frozenset(row.number for row in _READ_ONLY)
+"""What a server says that is not the primary, or not any more."""
 
 _QUOTED = re.compile(r"['`]([^'`]*)['`]")
 _NAMES_ITS_COLUMN = frozenset({1048, 1264, 1265, 1292, 1364, 1366, 1406, 3140, 3673})

@@ -7,6 +7,7 @@ holds the lock that everyone needs.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from persistence_service.errors import (
 )
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.connector import Connector
+from persistence_service.storage.mysql.errors import READ_ONLY
 from persistence_service.storage.mysql.idle import IdleConnections
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.mysql.permits import Permits
@@ -52,6 +54,7 @@ class ConnectionPool:
             size=lambda: len(self._idle) + len(self._leases),
         )
         self._is_open = False
+        self._renewed_at = 0.0  # nothing older is used again
 
     def on_available(self, notify: Callable[[], None]) -> None:
         """Call `notify`, from the event loop, whenever the server lets us in again after it did not."""
@@ -164,6 +167,8 @@ class ConnectionPool:
                 await self._connect_for(lease)
             yield lease
         except StorageUnavailable as exc:
+            if exc.number in READ_ONLY:
+                self._renew()
             if self._watch is not None and not isinstance(exc, QueryTimeout | TransactionConflict):
                 self._watch.doubt()
             raise
@@ -195,7 +200,17 @@ class ConnectionPool:
         self._permits.release()
 
     def _is_fit(self, connection: MysqlConnection) -> bool:
-        return self._is_open and connection.is_clean and connection.address == self.primary
+        return (
+            self._is_open
+            and connection.is_clean
+            and connection.address == self.primary
+            and connection.opened_at >= self._renewed_at
+        )
+
+    def _renew(self) -> None:
+        """What an address leads to may have changed (a name, a virtual address, a proxy): only new connections show it."""
+        self._renewed_at = time.monotonic()
+        self._idle.drop()
 
     def _target(self) -> Address:
         self._check_open()

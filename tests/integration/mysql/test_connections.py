@@ -6,6 +6,7 @@ import pytest
 
 from persistence_service.errors import DataRejected, QueryTimeout, StorageUnavailable, UnclassifiedStorageError
 from persistence_service.storage.mysql.connection import SESSION_IDLE_S, MysqlConnection
+from persistence_service.storage.mysql.errors import READ_ONLY
 from persistence_service.storage.mysql.facts import ServerFacts
 from persistence_service.storage.mysql.pool import ConnectionPool
 from tests.integration.mysql.pools import at_once, connection_ids, kill_all, opened, transact, until, value
@@ -246,3 +247,21 @@ def _locks(server: Server, database: str) -> int:
             f"ON trx_mysql_thread_id = id WHERE db = '{database}'"
         )
     )
+
+
+@pytest.mark.parametrize("number", sorted(READ_ONLY))
+async def test_after_a_server_said_that_it_is_read_only_no_connection_to_it_is_used_again(
+    database_server: Server, number: int
+) -> None:
+    """The address may lead to another server by now, if it is a name, a virtual address, or a proxy's."""
+    options = database_server.options(database_server.new_database(), pool_size=_COUNT, pool_min=0)
+    async with opened(options) as pool:
+        former = set(await at_once(pool, _COUNT, _id))
+        async with pool.transaction():  # its connection comes back later
+            with pytest.raises(StorageUnavailable):
+                await transact(pool, f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO={number}, MESSAGE_TEXT='read-only'")
+        assert not former & set(await at_once(pool, _COUNT, _id))
+
+
+async def _id(connection: MysqlConnection) -> object:
+    return (await connection.run("SELECT CONNECTION_ID()")).rows[0][0]
