@@ -6,6 +6,7 @@ nothing was counted. Here is which of them fit, and how their values read in thi
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from persistence_service.models.limits import (
     MAX_TASK_ID,
 )
 from persistence_service.models.status import Status
+from persistence_service.models.task import ID_PATTERN, SESSION_ID_PATTERN
 
 _TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext"})
 _WHOLE_NUMBERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint"})
 _MAX_TEXT_BYTES = 2**24 - 1
+_CLOCKS_APART_MINUTES = 5
 
 LOWEST_DIGEST = f"X'{bytes(DIGEST_BYTES).hex()}'"
 """The digest of adopted rows. The real one is of the record as a worker sent it, which nobody has any more: a database may have
@@ -49,6 +52,11 @@ class PlainColumn(ABC):
         """What this service's column of the same name gets."""
         return self.old
 
+    @property
+    def text(self) -> str:
+        """The column in the characters of this service's."""
+        return f"CONVERT({self.old} USING utf8mb4)"
+
     @abstractmethod
     def misfits(self) -> Mapping[str, str]:
         """What may be wrong with a value, in words: condition in SQL."""
@@ -63,11 +71,25 @@ class TextColumn(PlainColumn):
     types = _TEXTS | {"enum", "json"}
 
     def misfits(self) -> Mapping[str, str]:
-        as_text = f"CONVERT({self.old} USING utf8mb4)"
         found = {f"is longer than {self.width} characters": f"CHAR_LENGTH({self.old}) > {self.width}"}
         if self.width is None:
-            found = {"is longer than 16 MiB": f"LENGTH({as_text}) > {_MAX_TEXT_BYTES}"}
+            found = {"is longer than 16 MiB": f"LENGTH({self.text}) > {_MAX_TEXT_BYTES}"}
         return found | ({"is NULL": f"{self.old} IS NULL"} if self.required else {})
+
+
+@dataclass(frozen=True, slots=True)
+class IdColumn(TextColumn):
+    """An id as the contract has it: others could be in the table, and in no request."""
+
+    pattern: str = ID_PATTERN
+
+    def misfits(self) -> Mapping[str, str]:
+        words = (
+            "is no id: it is empty, '.' or '..', or has a blank at an end, a control character or (a session's) a '/'"
+        )
+        # Only of what is not too long: a server gives up on a comparison that takes it many steps.
+        wrong = f"CHAR_LENGTH({self.old}) <= {self.width} AND {self.text} NOT REGEXP {_sql_pattern(self.pattern)}"
+        return {**TextColumn.misfits(self), words: wrong}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +98,7 @@ class StatusColumn(PlainColumn):
 
     def misfits(self) -> Mapping[str, str]:
         known = ", ".join(f"'{status.value}'" for status in Status)
-        as_bytes = f"CAST(CONVERT({self.old} USING utf8mb4) AS BINARY)"
+        as_bytes = f"CAST({self.text} AS BINARY)"
         return {
             f"is none of {known}": f"{self.old} IS NULL OR {as_bytes} NOT IN ({known})",
         }
@@ -121,18 +143,14 @@ class JsonColumn(PlainColumn):
 
     @property
     def value(self) -> str:
-        return f"IF({self._kind} = 'OBJECT', {self._text}, NULL)"
+        return f"IF({self._kind} = 'OBJECT', {self.text}, NULL)"
 
     def misfits(self) -> Mapping[str, str]:
         return {"is no JSON object": f"{self.old} IS NOT NULL AND {self._kind} NOT IN ('OBJECT', 'NULL')"}
 
     @property
-    def _text(self) -> str:
-        return f"CONVERT({self.old} USING utf8mb4)"
-
-    @property
     def _kind(self) -> str:
-        return f"IF(JSON_VALID({self._text}), JSON_TYPE({self._text}), 'none')"
+        return f"IF(JSON_VALID({self.text}), JSON_TYPE({self.text}), 'none')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +165,19 @@ class TimeColumn(PlainColumn):
         return f"COALESCE({self.old}, o.`{self.otherwise}`)" if self.otherwise else self.old
 
     def misfits(self) -> Mapping[str, str]:
-        found = {"is before the year 1000": f"YEAR({self.old}) < 1000"}
-        return found | {f"is NULL, as {self.otherwise} is": f"{self.value} IS NULL"} if self.otherwise else found
+        # A server that is not strict takes a month or a day of 0, and one may be set to take the 31st of February.
+        no_day = f"MONTH({self.old}) = 0 OR DAYOFMONTH({self.old}) NOT BETWEEN 1 AND DAYOFMONTH(LAST_DAY({self.old}))"
+        found = {"is before the year 1000, or no day that there is": f"YEAR({self.old}) < 1000 OR {no_day}"}
+        if not self.otherwise:
+            return found
+        return found | {
+            f"is NULL, as {self.otherwise} is": f"{self.value} IS NULL",
+            # What is sent from now on would lose against such a row, and nobody would be told.
+            "is in the future (if these are local times: they are taken as UTC, so shift all of the row first, in one "
+            "UPDATE with CONVERT_TZ(…, '+08:00', '+00:00') or whatever their zone is)": (
+                f"{self.old} > UTC_TIMESTAMP(6) + INTERVAL {_CLOCKS_APART_MINUTES} MINUTE"
+            ),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +203,12 @@ _METADATA = JsonColumn("metadata")
 _OWN = {"event_time": _UPDATED.value, "digest": LOWEST_DIGEST}
 
 
+def _sql_pattern(pattern: str) -> str:
+    """A pattern of Python's as SQL: the engines of MySQL and MariaDB agree on another way to name a character by its number."""
+    by_number = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
+    return "'" + by_number.replace("\\", "\\\\") + "'"
+
+
 def _if_given(column: PlainColumn, value: str) -> str:
     return f"IF({column.value} IS NULL, NULL, {value})"
 
@@ -182,7 +217,7 @@ SESSIONS = PlainTable(
     "translation_sessions",
     "session_id",
     (
-        TextColumn("session_id", MAX_SESSION_ID),
+        IdColumn("session_id", MAX_SESSION_ID, pattern=SESSION_ID_PATTERN),
         TextColumn("filename", MAX_NAME),
         TextColumn("file_path", MAX_PATH),
         StatusColumn("status"),
@@ -208,9 +243,9 @@ TASKS = PlainTable(
     "translation_tasks",
     "task_id",
     (
-        TextColumn("task_id", MAX_TASK_ID),
+        IdColumn("task_id", MAX_TASK_ID),
         TextColumn("session_id", MAX_SESSION_ID),
-        TextColumn("batch_id", MAX_TASK_ID),
+        IdColumn("batch_id", MAX_TASK_ID),
         TextColumn("sheet_name", MAX_NAME),
         NumberColumn("row_index"),
         TextColumn("column_name", MAX_NAME),

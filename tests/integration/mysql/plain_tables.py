@@ -108,10 +108,11 @@ class OldDatabase:
         with self.connection.cursor() as cursor:
             cursor.execute(statement, values)
 
-    def insert(self, table: str, **values: object) -> None:
-        self.sql(
-            f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})", [*values.values()]
-        )
+    def insert(self, table: str, *rows: Mapping[str, object]) -> None:
+        """Rows of the same columns."""
+        statement = f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({', '.join(['%s'] * len(rows[0]))})"
+        with self.connection.cursor() as cursor:
+            cursor.executemany(statement, [tuple(row.values()) for row in rows])
 
     def session(self, session_id: str = "s", **changes: object) -> None:
         values: dict[str, object] = {
@@ -123,12 +124,15 @@ class OldDatabase:
             "created_at": "2026-01-30 11:00:00",
             "updated_at": "2026-01-31 12:00:00",
         }
-        self.insert("translation_sessions", **values | changes)
+        self.insert("translation_sessions", values | changes)
 
     def task(self, task_id: str = "t", session_id: str = "s", **changes: object) -> None:
+        self.tasks([task_id], session_id=session_id, **changes)
+
+    def tasks(self, task_ids: Sequence[str], **changes: object) -> None:
+        """Several that are alike but for their ids."""
         values: dict[str, object] = {
-            "task_id": task_id,
-            "session_id": session_id,
+            "session_id": "s",
             "batch_id": "b",
             "sheet_name": "Sheet",
             "row_index": 1,
@@ -138,7 +142,7 @@ class OldDatabase:
             "created_at": "2026-01-30 11:00:00",
             "updated_at": "2026-01-31 12:00:00",
         }
-        self.insert("translation_tasks", **values | changes)
+        self.insert("translation_tasks", *({"task_id": task_id} | values | changes for task_id in task_ids))
 
     def found(self, table: str) -> dict[str, dict[str, Any]]:
         """Key → row, in the service's table."""

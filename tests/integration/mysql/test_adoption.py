@@ -1,13 +1,16 @@
 """Tables of the plain design, in the shapes that people gave it, are taken over with their rows."""
 
 import json
+import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from persistence_service.errors import StorageSetupError
+from persistence_service.models.task import ID_PATTERN
 from persistence_service.storage.mysql.migration import plan
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.sql.migrate import newest_version
@@ -18,6 +21,7 @@ from tests.servers.server import Server
 
 __all__ = ["options"]
 
+DOCUMENT = Path(__file__).parents[3] / "database" / "README.md"
 NO_DIGEST = bytes(16)
 
 
@@ -254,6 +258,49 @@ REFUSED: dict[str, tuple[Shape, list[str], str]] = {
         ["UPDATE translation_tasks SET start_time = '0000-00-00'"],
         r"start_time is before the year 1000",
     ),
+    "month of zero": (
+        PLAIN,
+        ["UPDATE translation_tasks SET start_time = '2020-00-00'"],
+        r"start_time is .* no day that there is in 2 row",
+    ),
+    "day of zero": (
+        PLAIN,
+        ["UPDATE translation_sessions SET created_at = '2020-01-00 10:00:00'"],
+        r"created_at is .* no day that there is in 1 row",
+    ),
+    "no such day": (
+        PLAIN,
+        ["SET sql_mode = 'ALLOW_INVALID_DATES'", "UPDATE translation_tasks SET end_time = '2021-02-29 10:00:00'"],
+        r"end_time is .* no day that there is in 2 row",
+    ),
+    "local time": (
+        PLAIN,
+        ["UPDATE translation_tasks SET updated_at = UTC_TIMESTAMP() + INTERVAL 10 MINUTE WHERE task_id = 't1'"],
+        r"translation_tasks.updated_at is in the future .*CONVERT_TZ.* in 1 row",
+    ),
+    "empty id": (
+        PLAIN,
+        ["UPDATE translation_tasks SET task_id = '' WHERE task_id = 't1'"],
+        r"translation_tasks.task_id is no id: .* in 1 row",
+    ),
+    "dots for an id": (
+        PLAIN,
+        [
+            "UPDATE translation_tasks SET task_id = '.' WHERE task_id = 't1'",
+            "UPDATE translation_tasks SET task_id = '..' WHERE task_id = 't2'",
+        ],
+        r"translation_tasks.task_id is no id: .* in 2 row",
+    ),
+    "batch without a name": (
+        PLAIN,
+        ["UPDATE translation_tasks SET batch_id = ''"],
+        r"batch_id is no id: .* in 2 row",
+    ),
+    "slash in a session's id": (
+        Shape(reference=""),
+        ["UPDATE translation_sessions SET session_id = 'a/b'", "UPDATE translation_tasks SET session_id = 'a/b'"],
+        r"translation_sessions.session_id is no id: .* in 1 row",
+    ),
     "no session": (
         Shape(reference=""),
         ["DELETE FROM translation_sessions"],
@@ -329,6 +376,47 @@ async def test_what_does_not_fit_is_refused_with_its_reason_and_nothing_is_chang
     after.pop("migration_lock")
     assert after == before
     assert old.found("translation_tasks") == kept
+
+
+async def test_ids_are_adopted_as_far_as_the_contract_takes_them(old: OldDatabase) -> None:
+    old.make(Shape(options="ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"))
+    old.session()
+    characters = [
+        chr(number)
+        for numbers in (range(0x100), range(0x1FF0, 0x2070), (0x1680, 0x3000, 0x3001, 0xFEFF, 0x8BD1, 0x1F600))
+        for number in numbers
+    ]
+    ids = [
+        made
+        for each in characters
+        for made in (f"{each}begins{ord(each)}", f"{ord(each)}is{each}within", f"{ord(each)}ends{each}")
+    ]
+    old.tasks(ids)
+    wrong = [each for each in ids if re.search(ID_PATTERN, each) is None]
+    with pytest.raises(StorageSetupError, match=rf"translation_tasks.task_id is no id: .* in {len(wrong)} row"):
+        await migrated(old.options)
+    old.sql("DELETE FROM translation_tasks WHERE task_id IN %s", [wrong])
+    await migrated(old.options)
+    assert old.found("translation_tasks").keys() == set(ids) - set(wrong)
+
+
+async def test_local_times_are_adopted_once_they_are_shifted_as_the_document_says(old: OldDatabase) -> None:
+    old.make(PLAIN)
+    old.session()
+    old.task()
+    old.sql("SET time_zone = '+08:00'")
+    for table in ("translation_sessions", "translation_tasks"):
+        old.sql(f"UPDATE {table} SET created_at = '2026-01-30 19:00:00', updated_at = NOW()")
+    with pytest.raises(StorageSetupError, match=r"sessions.updated_at is in the future .*tasks.updated_at is in the"):
+        await migrated(old.options)
+    (shift,) = re.findall(r"```sql\n(UPDATE .*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    load(old.server, f"USE {old.options.database};\n{shift}")
+    await migrated(old.options)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    for table in ("translation_sessions", "translation_tasks"):
+        (row,) = old.found(table).values()
+        assert row["created_at"] == stored(2026, 1, 30, 11)
+        assert abs(row["event_time"] - now) < timedelta(hours=1)
 
 
 async def test_all_that_does_not_fit_is_said_at_once(old: OldDatabase) -> None:
