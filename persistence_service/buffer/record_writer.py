@@ -1,7 +1,7 @@
 """The one way of sessions and tasks into the backend: what was deleted stays deleted, whenever and from wherever it comes.
 
-Everything is decided on in the transaction that writes, by what it has read by key: the tombstones of the records' sessions
-first, so that a deletion at the same moment comes wholly before or wholly after.
+Everything is decided on in the transaction that writes, which holds the records' sessions first, so that a deletion at the same
+moment, which holds its session alone, comes wholly before or wholly after.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class RecordWriter:
 
 async def write_records(transaction: Transaction, collection: Collection[R], records: Sequence[R]) -> Written:
     """As `RecordWriter.write`, in the caller's transaction."""
-    deleted = await deletions_of(transaction, map(_session_id, records))
+    sessions = {_session_id(record) for record in records}
+    await transaction.lock(sessions)
+    deleted = await deletions_of(transaction, sessions)
     if not deleted:
         result = await transaction.write(collection, records)
         return Written(result.stored, rejected=result.rejected)

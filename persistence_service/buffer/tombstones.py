@@ -11,6 +11,7 @@ from persistence_service.models.task import Task
 from persistence_service.models.tombstone import surviving
 from persistence_service.storage.backend import Reader
 from persistence_service.storage.collections import TOMBSTONES
+from persistence_service.storage.query import OneOf, Query
 
 R = TypeVar("R", Session, Task)
 
@@ -20,7 +21,9 @@ async def deletions_of(reader: Reader, session_ids: Iterable[str]) -> dict[str, 
     keys = sorted(set(session_ids))
     if not keys:
         return {}
-    return {tombstone.session_id: tombstone.deleted_up_to for tombstone in await reader.read(TOMBSTONES, keys)}
+    # Not by `read`, which in a transaction also keeps others from deleting a session that is not deleted yet.
+    query = Query((OneOf(TOMBSTONES.key, keys),), limit=len(keys))
+    return dict(await reader.select(TOMBSTONES, (TOMBSTONES.key, "deleted_up_to"), query))
 
 
 def left_of(record: R, deleted: Mapping[str, datetime]) -> R | None:

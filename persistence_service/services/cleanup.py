@@ -116,6 +116,7 @@ class CleanupService:
         """Store the session's tombstone, unless the session is to be left alone; and how many tasks it has."""
         of_it = Equals(SESSIONS.key, session_id)
         async with self._backend.transaction() as transaction:
+            await transaction.lock([session_id], exclusively=True)
             deleted = await deletions_of(transaction, [session_id])
             stored = await transaction.read(SESSIONS, [session_id])
             is_expired = await transaction.select(SESSIONS, (SESSIONS.key,), Query((of_it, *expired), limit=1))

@@ -86,7 +86,8 @@ class DeletionService:
     async def _mark_in(
         self, transaction: Transaction, session_id: str, up_to: datetime, buffered: Session | None
     ) -> Tombstone:
-        tombstones = await transaction.read(TOMBSTONES, [session_id])
+        await transaction.lock([session_id], exclusively=True)
+        tombstones = await transaction.query(TOMBSTONES, Query((Equals(TOMBSTONES.key, session_id),), limit=1))
         stored = await transaction.read(SESSIONS, [session_id])
         before = tombstones[0] if tombstones else None
         known = [*stored, *([buffered] if buffered is not None else [])]
@@ -99,7 +100,10 @@ class DeletionService:
         return await self.write_tombstone(transaction, session_id, max(times))
 
     async def write_tombstone(self, transaction: Transaction, session_id: str, up_to: datetime) -> Tombstone:
-        """The session is deleted up to that time when `transaction` commits; `remove` must follow, within `completing`."""
+        """The session is deleted up to that time when `transaction` commits; `remove` must follow, within `completing`.
+
+        The transaction holds the session alone.
+        """
         now = from_micros(self._timing.wall_us())
         tombstone = Tombstone(session_id, up_to, removed_at=None, created_at=now, updated_at=now)
         await transaction.write(TOMBSTONES, [tombstone])

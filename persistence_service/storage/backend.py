@@ -13,7 +13,7 @@ record of the call can never be stored; `StorageSetupError` that a person must a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -114,6 +114,17 @@ class Transaction(Reader):
     waits, or one of the two ends with StorageUnavailable and may be repeated. Nothing more is promised about what its other
     reads have seen, so what is decided on is read by key first.
     """
+
+    @abstractmethod
+    async def lock(self, names: Iterable[str], *, exclusively: bool = False) -> None:
+        """Hold `names`, of the caller's choosing, until the transaction's end: alone, or together with all who don't hold them so.
+
+        Waits for those in whose way it is. What is read from then on, and was not before, is at least as new as what they left.
+        Other names may be held by it too. Those who wait to hold one alone get their turn, however many hold it together.
+
+        Raises:
+            TransactionConflict: it waited too long, or they waited for each other.
+        """
 
     @abstractmethod
     async def write(self, collection: Collection[R], records: Sequence[R]) -> WriteResult:

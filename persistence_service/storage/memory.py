@@ -263,6 +263,10 @@ class _MemoryTransaction(_MemoryReader, Transaction):
         if self._rejected is not None:
             raise self._rejected
 
+    async def lock(self, names: Iterable[str], *, exclusively: bool = False) -> None:  # noqa: ARG002  # the interface's
+        """See `Transaction.lock`: there is one transaction at a time, which holds everything."""
+        self.check_usable()
+
     async def write(self, collection: Collection[R], records: Sequence[R]) -> WriteResult:
         """See `Transaction.write`."""
         self.check_usable()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -180,6 +180,9 @@ class _FaultyTransaction(Transaction):
     def __init__(self, backend: FaultyBackend, inner: Transaction) -> None:
         self._backend = backend
         self._inner = inner
+
+    async def lock(self, names: Iterable[str], *, exclusively: bool = False) -> None:
+        await self._inner.lock(names, exclusively=exclusively)
 
     async def write(self, collection: Collection[R], records: Sequence[R]) -> WriteResult:
         await self._backend.before_write(records)

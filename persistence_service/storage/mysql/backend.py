@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from persistence_service.storage.mysql import migration
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.diagnosis import diagnose
 from persistence_service.storage.mysql.health import HealthCheck, schema_problem, schema_versions
+from persistence_service.storage.mysql.name_locks import lock_names
 from persistence_service.storage.mysql.operations import Operations
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
@@ -187,7 +188,7 @@ class MysqlBackend(_Reading, StorageBackend, SizeReporter, AvailabilityNotifier,
 class _MysqlTransaction(_Reading, Transaction):
     """The transaction that `connection` is in. A call that fails, or is cancelled, is its end.
 
-    What it reads by key is locked, keys that are absent included: InnoDB locks the gap.
+    What it reads by key is locked. Where a key is absent InnoDB locks the gap, which keeps rows out of it and no other reader.
     """
 
     _lock = "FOR UPDATE"
@@ -206,6 +207,10 @@ class _MysqlTransaction(_Reading, Transaction):
             raise BackendClosed("the transaction is at its end")
         if self._failure is not None:
             raise self._failure
+
+    async def lock(self, names: Iterable[str], *, exclusively: bool = False) -> None:
+        """See `Transaction.lock`."""
+        await self._read(lambda connection: lock_names(connection, names, exclusively=exclusively))
 
     async def write(self, collection: Collection[R], records: Sequence[R]) -> WriteResult:
         """See `Transaction.write`."""

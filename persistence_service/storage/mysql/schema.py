@@ -20,6 +20,11 @@ An upsert assigns from left to right, and what it has assigned is what it sees f
 whether the arriving record wins, and sets 0 again at its end; nothing of that is ever written.
 """
 
+NAME_LOCKS = "name_locks"
+"""A table of `NAME_LOCK_ROWS` rows that are only there to be locked: see `name_locks`."""
+
+NAME_LOCK_ROWS = 64
+
 _DATABASE = "ai_terminal"
 _HEADER = """\
 -- The complete current schema for MySQL and MariaDB. Generated: see README.md beside this file.
@@ -56,15 +61,21 @@ class MysqlSchema(Schema):
 
 def lock_table(metadata: MetaData) -> Table:
     """The table with the one row that whoever migrates holds."""
+    return _rows_to_lock("migration_lock", metadata)
+
+
+def _rows_to_lock(name: str, metadata: MetaData) -> Table:
     key = Column("id", mysql.TINYINT(), primary_key=True, autoincrement=False)
-    return Table("migration_lock", metadata, key, **MysqlSchema.table_options)
+    return Table(name, metadata, key, **MysqlSchema.table_options)
 
 
 def mysql_schema() -> str:
     """Statements that make, on a server without the database, what the migrations make."""
     schema = MysqlSchema(ALL_COLLECTIONS)
     lock_table(schema.metadata)
+    _rows_to_lock(NAME_LOCKS, schema.metadata)
+    rows = f"INSERT INTO {NAME_LOCKS} (id) VALUES {', '.join(f'({row})' for row in range(NAME_LOCK_ROWS))}"
     collation = MysqlSchema.table_options["mysql_collate"]
     creation = f"CREATE DATABASE IF NOT EXISTS `{_DATABASE}` CHARACTER SET utf8mb4 COLLATE {collation}"
     database = f"{creation};\n\nUSE `{_DATABASE}`;\n\n"
-    return _HEADER + database + schema_text(schema.metadata, mysql.dialect())
+    return _HEADER + database + schema_text(schema.metadata, mysql.dialect(), [rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -243,6 +243,10 @@ class _SqliteTransaction(_Operating, Transaction):
             raise BackendClosed("the transaction is at its end")
         if self._failure is not None:
             raise self._failure
+
+    async def lock(self, names: Iterable[str], *, exclusively: bool = False) -> None:  # noqa: ARG002  # the interface's
+        """See `Transaction.lock`: there is one transaction at a time, which holds everything."""
+        self.check_usable()
 
     async def write(self, collection: Collection[R], records: Sequence[R]) -> WriteResult:
         """See `Transaction.write`."""

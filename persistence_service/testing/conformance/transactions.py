@@ -12,7 +12,7 @@ import pytest
 from persistence_service.errors import BackendClosed, StorageUnavailable
 from persistence_service.storage.backend import StorageBackend, Transaction
 from persistence_service.storage.collections import SESSIONS, TASKS
-from persistence_service.storage.query import COUNT, Contains, Equals
+from persistence_service.storage.query import COUNT, Contains, Equals, Query
 from persistence_service.testing.conformance.base import ConformanceBase, all_rows
 from persistence_service.testing.samples import session_record, task_record
 
@@ -81,6 +81,31 @@ class TransactionConformance(ConformanceBase):
         await asyncio.gather(*(add_one_at_last() for _ in range(20)))
         (counter,) = await backend.read(SESSIONS, ["counter"])
         assert counter.total_tasks == 20
+
+    async def test_who_holds_a_name_alone_sees_what_the_former_holder_left(self, backend: StorageBackend) -> None:
+        async def add_one() -> None:
+            async with backend.transaction() as transaction:
+                await transaction.lock(["counter", "another"], exclusively=True)
+                found = await transaction.query(SESSIONS, Query((Equals("session_id", "counter"),)))
+                total = found[0].total_tasks if found else 0
+                await asyncio.sleep(0)
+                await transaction.write(SESSIONS, [session_record("counter", total_tasks=total + 1)])
+
+        await asyncio.gather(*(add_one() for _ in range(20)))
+        (counter,) = await backend.read(SESSIONS, ["counter"])
+        assert counter.total_tasks == 20
+
+    async def test_a_name_is_let_go_of_at_the_transaction_s_end(self, backend: StorageBackend) -> None:
+        with pytest.raises(_Abandoned):  # noqa: PT012  # the whole block is what must fail
+            async with backend.transaction() as transaction:
+                await transaction.lock(["name"], exclusively=True)
+                raise _Abandoned
+        async with backend.transaction() as transaction:
+            await transaction.lock(["name", "name"])
+            await transaction.lock(["name"])
+            await transaction.lock([])
+        async with backend.transaction() as transaction:
+            await transaction.lock(["name"], exclusively=True)
 
     async def test_reads_do_not_wait_for_a_transaction(self, with_session: StorageBackend) -> None:
         async with with_session.transaction() as transaction:

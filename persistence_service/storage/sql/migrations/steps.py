@@ -42,6 +42,17 @@ def create_table(
         op.execute(statement)
 
 
+def create_rows_to_lock(name: str, rows: int) -> None:
+    """Create a table whose rows, numbered from 0, are only there to be locked; on MySQL alone."""
+    dialect = op.get_context().dialect
+    if dialect.name != "mysql":
+        return
+    key = sa.Column("id", mysql.TINYINT(), primary_key=True, autoincrement=False)
+    (statement,) = creation(sa.Table(name, sa.MetaData(), key, **_MYSQL_OPTIONS), dialect, if_missing=True)
+    op.execute(statement)
+    op.execute(f"INSERT IGNORE INTO {name} (id) VALUES {', '.join(f'({row})' for row in range(rows))}")
+
+
 def reference(table: str, key: str, *, name: str) -> sa.ForeignKey:
     """A reference to `key` of `table`, with which the row goes; called `name` on MySQL."""
     target = sa.Table(table, sa.MetaData(), sa.Column(key, sa.Text))
