@@ -42,6 +42,7 @@ from persistence_service.observability.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 _SETUP_PAUSE_S = 5.0
+_SAID_TO_WORK_PAUSE_S = 0.1
 _RATE_WEIGHT = 0.2
 
 
@@ -128,6 +129,7 @@ class Flusher:
         self._requests: list[_Request] = []
         self._busy = False
         self._prepared = False
+        self._said_to_work = False
         self._room_wanted = False
         self._draining = False
         self._newest_first = False
@@ -149,7 +151,8 @@ class Flusher:
             self._wake.set()
 
     def try_again(self) -> None:
-        """The backend is said to work again: don't wait for the back-off to end."""
+        """The backend is said to work again: don't wait for the back-off to end, now or after the attempt that is under way."""
+        self._said_to_work = True
         self._wake.set()
 
     def make_room(self) -> None:
@@ -226,6 +229,7 @@ class Flusher:
         """One attempt at a flush, or without a reason at making the backend ready; after a failure, the pause it calls for."""
         self._unfinished = reason
         self._busy = True
+        self._said_to_work = False
         try:
             await self._prepare()
             self._prepared = True
@@ -375,6 +379,8 @@ class Flusher:
             delay_s = self._backoff.next_delay_s()
             if isinstance(error, (StorageSetupError, UnclassifiedStorageError)):
                 delay_s = max(delay_s, _SETUP_PAUSE_S)  # a person must act first
+            if self._said_to_work:
+                delay_s = min(delay_s, _SAID_TO_WORK_PAUSE_S)
             self._next_attempt_s = self._timing.monotonic() + delay_s
             await self._timing.wait(self._wake, delay_s)
 

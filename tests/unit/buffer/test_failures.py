@@ -89,7 +89,9 @@ async def test_it_retries_for_ever_and_no_more_often_than_the_backoff_says(tmp_p
         assert len((await rig.stored())[0]) == 205
 
 
-async def test_a_backend_that_says_it_works_again_is_not_kept_waiting_for_the_end_of_the_backoff(tmp_path: Path) -> None:
+async def test_a_backend_that_says_it_works_again_is_not_kept_waiting_for_the_end_of_the_backoff(
+    tmp_path: Path,
+) -> None:
     async with open_rig(tmp_path, size=10) as rig:
         rig.backend.go_away(AWAY)
         await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(10)])
@@ -99,6 +101,27 @@ async def test_a_backend_that_says_it_works_again_is_not_kept_waiting_for_the_en
         rig.backend.come_back()
         await rig.rests()
         rig.flusher.try_again()
+        await until(lambda: rig.buffer.stats().sessions_count == 0)
+
+
+async def test_it_is_told_of_a_backend_that_works_again_also_amid_an_attempt(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, size=10) as rig:
+        rig.backend.go_away(AWAY)
+        await rig.buffer.accept_sessions([session_request(f"S{n}") for n in range(10)])
+        for _ in range(12):  # by now it pauses for half a minute
+            await rig.rests()
+            await rig.pass_time(30)
+        rig.backend.come_back()
+        rig.backend.hold()
+        rig.backend.fail_next(AWAY)
+        await rig.rests()
+        rig.timing.advance(30)
+        await rig.backend.held()
+        rig.flusher.try_again()
+        rig.backend.release()
+        await rig.rests()
+        assert rig.flusher.failure is not None
+        await rig.pass_time(0.1)
         await until(lambda: rig.buffer.stats().sessions_count == 0)
 
 
