@@ -6,13 +6,18 @@ import asyncio
 
 import structlog
 
+from persistence_service.errors import StorageSetupError
 from persistence_service.storage.backend import StorageBackend
+from persistence_service.storage.powers import MigrationPlanner
 
 _log = structlog.get_logger(__name__)
 
 
 class BackendOpener:
-    """Opens a backend, and migrates it if asked to, once; `ensure_open` costs nothing afterwards."""
+    """Opens a backend, and migrates it if asked to, once; `ensure_open` costs nothing afterwards.
+
+    Whoever may not migrate has to find the schema up to date: nothing is written into one that is old or half made.
+    """
 
     def __init__(self, backend: StorageBackend, *, migrate: bool) -> None:
         self._backend = backend
@@ -22,7 +27,7 @@ class BackendOpener:
         self.is_open = False
 
     async def ensure_open(self) -> None:
-        """Return when the backend is open and migrated.
+        """Return when the backend is open and its schema up to date.
 
         Raises:
             StorageUnavailable, StorageSetupError, SchemaTooNew: it is not; calling again tries again.
@@ -34,5 +39,12 @@ class BackendOpener:
                     self._opened = True
                 if self._migrate:
                     await self._backend.migrate()
+                else:
+                    await self._check_schema()
                 self.is_open = True
                 _log.info("storage.open", backend=self._backend.name)
+
+    async def _check_schema(self) -> None:
+        problem = await self._backend.schema_problem() if isinstance(self._backend, MigrationPlanner) else ""
+        if problem:
+            raise StorageSetupError(problem)

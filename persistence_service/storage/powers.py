@@ -67,6 +67,16 @@ class MigrationPlanner(ABC):
         """
 
     @abstractmethod
+    async def schema_problem(self) -> str:
+        """Why the schema is not the one that this code uses, and what to do; empty if it is. Costs next to nothing.
+
+        Raises:
+            BackendClosed: before `open`, and after `close`.
+            SchemaTooNew: a later version of the code was here.
+            StorageUnavailable: the backend is away.
+        """
+
+    @abstractmethod
     async def pending_sql(self) -> str:
         """The statements that `migrate` would run now, to read or to run by hand; empty if there are none. Changes nothing.
 

@@ -121,6 +121,10 @@ class MysqlBackend(_Reading, StorageBackend, SizeReporter, AvailabilityNotifier,
         """See `MigrationPlanner.schema_version`."""
         return ", ".join(await self._read(schema_versions))
 
+    async def schema_problem(self) -> str:
+        """See `MigrationPlanner.schema_problem`."""
+        return await self._read(schema_problem)
+
     async def pending_sql(self) -> str:
         """See `MigrationPlanner.pending_sql`."""
         return await migration.plan(self._options, self._primary())

@@ -160,6 +160,10 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner, 
         """See `MigrationPlanner.schema_version`."""
         return await self._read_keys(SqliteConnection.schema_version)
 
+    async def schema_problem(self) -> str:
+        """See `MigrationPlanner.schema_problem`."""
+        return await self._read_keys(SqliteConnection.schema_problem)
+
     async def pending_sql(self) -> str:
         """See `MigrationPlanner.pending_sql`."""
         return await self._read_keys(SqliteConnection.pending_sql)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from persistence_service.errors import StorageUnavailable
+from persistence_service.errors import StorageSetupError, StorageUnavailable
 from persistence_service.storage.collections import SESSIONS
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.opening import BackendOpener
+from persistence_service.storage.sqlite import SqliteBackend
 from persistence_service.testing.faulty_backend import FaultyBackend
 
 AWAY = StorageUnavailable("away")
@@ -61,3 +64,26 @@ async def test_without_migration_the_schema_is_left_alone() -> None:
     backend = MigrationFails()
     await BackendOpener(backend, migrate=False).ensure_open()
     assert backend.migrations == 0
+
+
+@pytest.fixture
+async def backends(tmp_path: Path) -> AsyncIterator[tuple[SqliteBackend, SqliteBackend]]:
+    """Two on one file, none of them open."""
+    both = SqliteBackend(tmp_path / "file.db"), SqliteBackend(tmp_path / "file.db")
+    yield both
+    for backend in both:
+        await backend.close()
+
+
+async def test_without_migration_a_schema_that_is_not_up_to_date_is_refused_until_somebody_migrated_it(
+    backends: tuple[SqliteBackend, SqliteBackend],
+) -> None:
+    backend, other = backends
+    opener = BackendOpener(backend, migrate=False)
+    for _ in range(2):
+        with pytest.raises(StorageSetupError, match="persistence-service migrate"):
+            await opener.ensure_open()
+    assert not opener.is_open
+    await BackendOpener(other, migrate=True).ensure_open()
+    await opener.ensure_open()
+    assert opener.is_open
