@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -29,6 +29,8 @@ from persistence_service.storage.mysql.upkeep import Upkeep
 from persistence_service.storage.mysql.watch import PrimaryWatch
 
 T = TypeVar("T")
+
+_LAST_COMMITS_S = 5.0
 
 
 class ConnectionPool:
@@ -75,19 +77,23 @@ class ConnectionPool:
         self._upkeep.start()
 
     async def close(self) -> None:
-        """End what runs but for the ends of transactions, for which it waits; then let go of every connection."""
+        """End what runs but for the ends of transactions, for which it waits, not for long; then let go of every connection.
+
+        The outcome of a commit that has no answer by then is unknown.
+        """
         if not self._is_open:
             return
         self._is_open = False
         await self._upkeep.stop()
         if self._watch is not None:
             await self._watch.close()
-        for lease in self._leases:
-            if not lease.is_ending and lease.held is not None:
-                lease.held.abandon()
+        self._abandon(lease for lease in self._leases if not lease.is_ending)
         self._connector.retarget()
-        while self._ends:
-            await asyncio.wait(self._ends)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_COMMITS_S):
+                await self._all_ended()
+        self._abandon(self._leases)
+        await self._all_ended()
         while (connection := self._idle.take_oldest()) is not None:
             await connection.close()
 
@@ -148,6 +154,10 @@ class ConnectionPool:
         self._ends.add(task)
         task.add_done_callback(self._ended)
         await asyncio.shield(task)
+
+    async def _all_ended(self) -> None:
+        while self._ends:
+            await asyncio.wait(self._ends)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._ends.discard(task)
@@ -214,18 +224,23 @@ class ConnectionPool:
 
     def _target(self) -> Address:
         self._check_open()
-        if self.primary is None:
-            raise StorageUnavailable("there is no primary") if self._watch is None else self._watch.trouble
-        return self.primary
+        if self._watch is None:
+            return self._options.addresses[0]
+        if self._watch.primary is None:
+            raise self._watch.trouble
+        return self._watch.primary
 
     def _follow(self) -> None:
         """The primary is another: nothing of the former one is used any more, what waits for its answer included."""
-        for lease in self._leases:
-            if lease.held is not None and lease.held.address != self.primary:
-                lease.held.abandon()
+        self._abandon(lease for lease in self._leases if lease.held is not None and lease.held.address != self.primary)
         self._idle.drop()
         self._connector.retarget()
         self._upkeep.call()
+
+    def _abandon(self, leases: Iterable[_Lease]) -> None:
+        for lease in leases:
+            if lease.held is not None:
+                lease.held.abandon()
 
     def _check_open(self) -> None:
         if not self._is_open:

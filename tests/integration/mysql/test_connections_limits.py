@@ -12,7 +12,7 @@ from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
 from persistence_service.storage.mysql.probe import HostProbe
-from tests.integration.mysql.pools import at_once, connection_ids, opened, until, value
+from tests.integration.mysql.pools import at_once, connection_ids, opened, transact, until, value
 from tests.integration.mysql.proxy import full_host, proxy_to, silent_host
 from tests.servers.server import Server
 
@@ -183,6 +183,25 @@ async def test_closing_does_not_wait_for_who_is_connecting(database_server: Serv
             await pool.close()
             ended = await asyncio.gather(*attempts, return_exceptions=True)
     assert {type(error) for error in ended} <= {StorageUnavailable, BackendClosed}
+
+
+async def test_closing_waits_for_a_commit_but_not_for_long(
+    database_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persistence_service.storage.mysql.pool._LAST_COMMITS_S", _LIMIT_S)
+    async with proxy_to((database_server.host, database_server.port)) as proxy:
+        options = database_server.options(
+            database_server.new_database(), addresses=(proxy.address,), pool_min=0, answer_timeout_s=60
+        )
+        async with opened(options) as pool:
+            proxy.swallow_from(b"COMMIT")
+            committing = asyncio.create_task(transact(pool, "DO 1"))
+            await until(lambda: proxy.swallows, "the commit is sent")
+            begun = time.monotonic()
+            await pool.close()
+            assert _LIMIT_S <= time.monotonic() - begun < _LIMIT_S + _SLACK_S
+            with pytest.raises(StorageUnavailable):
+                await committing
 
 
 async def test_a_host_that_stays_silent_is_not_asked_all_the_time() -> None:
