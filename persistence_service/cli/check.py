@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -69,7 +70,17 @@ def _configuration(loaded: LoadedSettings) -> Finding:
 
 
 async def _backends(settings: Settings) -> list[Part]:
-    return [Part(backend.name, await _findings_on(backend)) for backend in backends_of(settings)]
+    parts = [Part(backend.name, await _findings_on(backend)) for backend in backends_of(settings)]
+    if settings.storage.migrate_on_start:
+        return parts
+    return [Part(part.name, [_without_migration(finding) for finding in part.findings]) for part in parts]
+
+
+def _without_migration(finding: Finding) -> Finding:
+    """The service stores nothing until the schema is up to date, and that is a problem if it does not see to it by itself."""
+    if finding.name != "schema" or finding.level is not Level.WARNING:
+        return finding
+    return replace(finding, level=Level.PROBLEM)
 
 
 async def _findings_on(backend: StorageBackend) -> Sequence[Finding]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,16 @@ def test_warnings_alone_end_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert result.exit_code == 0
     assert json.loads(result.stdout)["level"] == "warning"
+
+
+def test_a_schema_that_is_not_up_to_date_is_a_problem_where_the_service_may_not_migrate_it(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    old = ("--set", "sqlite.path=old.db")
+
+    assert found(*old)["sqlite: schema"]["level"] == "warning"
+    assert found(*old, "--set", "storage.migrate_on_start=false")["sqlite: schema"]["level"] == "problem"
 
 
 def test_a_wrong_configuration_ends_with_2_and_a_sentence(tmp_path: Path) -> None:
