@@ -1,20 +1,28 @@
 """Tables of the plain design, in the shapes that people gave it, are taken over with their rows."""
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
-from persistence_service.errors import StorageSetupError
+from persistence_service.errors import StorageSetupError, StorageUnavailable
 from persistence_service.models.task import ID_PATTERN
-from persistence_service.storage.mysql.migration import plan
+from persistence_service.storage.collections import TASKS
+from persistence_service.storage.mysql import MysqlBackend
+from persistence_service.storage.mysql.migration import migrate, plan
 from persistence_service.storage.mysql.options import MysqlOptions
+from persistence_service.storage.opening import BackendOpener
 from persistence_service.storage.sql.migrate import newest_version
-from persistence_service.testing.samples import HOSTILE_TEXTS
+from persistence_service.testing.samples import HOSTILE_TEXTS, task_record
 from tests.integration.mysql.migrating import Interrupted, interrupted_after, load, migrated, options, rows, tables
 from tests.integration.mysql.plain_tables import PLAIN, SHAPES, OldDatabase, Shape
 from tests.servers.server import Server
@@ -28,6 +36,29 @@ NO_DIGEST = bytes(16)
 def stored(*parts: int) -> datetime:
     """A time as the driver gives it."""
     return datetime(*parts, tzinfo=UTC).replace(tzinfo=None)  # type: ignore[arg-type,misc]  # year, month, day and so on
+
+
+@asynccontextmanager
+async def paused_before(statement: str, work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """`work` on the schema comes to `statement`, does not run it as long as the block lasts, and then goes on to its end."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def pause(connection: Any, cursor: Any, text: str, *others: Any) -> None:  # noqa: ANN401  # SQLAlchemy's signature
+        if text.startswith(statement):
+            reached.set()
+            go_on.wait()
+
+    event.listen(Engine, "before_cursor_execute", pause)
+    running = asyncio.create_task(work)
+    running.add_done_callback(lambda _: reached.set())
+    try:
+        await asyncio.to_thread(reached.wait)
+        assert not running.done(), f"it does without {statement}"
+        yield
+    finally:
+        go_on.set()
+        await running
+        event.remove(Engine, "before_cursor_execute", pause)
 
 
 @pytest.fixture
@@ -200,6 +231,25 @@ async def test_what_came_to_the_new_table_meanwhile_is_not_overwritten(old: OldD
     old.sql("DELETE FROM alembic_version")  # as if the adoption had been interrupted behind its last row
     await migrated(old.options)
     assert old.found("translation_tasks")["t1"]["target_text"] == "newer"
+
+
+@pytest.mark.parametrize("statement", ["RENAME TABLE", "INSERT INTO translation_tasks", "INSERT INTO alembic_version"])
+async def test_nobody_writes_amid_an_adoption(old: OldDatabase, statement: str) -> None:
+    old.make(PLAIN)
+    old.session()
+    old.task("t", target_text="paid for")
+    backend = MysqlBackend(old.options)
+    service = BackendOpener(backend, migrate=False)
+    async with paused_before(statement, migrated(old.options)):
+        with pytest.raises(StorageSetupError, match="persistence-service migrate"):
+            await service.ensure_open()
+        with pytest.raises(StorageUnavailable, match="another instance is migrating"):
+            await migrate(old.options, old.options.addresses[0], lock_wait_s=0)
+    await service.ensure_open()
+    older = stored(2026, 1, 31, 11).replace(tzinfo=UTC)
+    await backend.write(TASKS, [task_record("t", "s", event_time=older, created_at=older, updated_at=older)])
+    assert old.found("translation_tasks")["t"]["target_text"] == "paid for"
+    await backend.close()
 
 
 async def test_the_plan_adopts_too_and_changes_nothing(old: OldDatabase) -> None:
