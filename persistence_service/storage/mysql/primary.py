@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from persistence_service.errors import StorageSetupError
 from persistence_service.storage.mysql.options import Address
 
 _MISSES = 2
+_REACHED = {"ONLINE", "RECOVERING"}  # the others count for the majority, and don't answer
+
+
+def is_majority(states: Collection[str]) -> bool:
+    """Whether members in these states, which are all that a group has, can decide something."""
+    return 2 * sum(state in _REACHED for state in states) > len(states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Membership:
     is_primary: bool
     has_majority: bool
     view: View | None = None
+    has_single_primary: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +93,27 @@ def choose(former: Choice, seen: Mapping[Address, Sighting | None], *, allow_los
 
 def _of_group(former: Choice, seen: Mapping[Address, Sighting | None]) -> Address | None:
     primaries: dict[Address, View | None] = {}
+    equal: list[Address] = []
     for address, host in seen.items():
         if host is None or host.membership is None or not host.leads_a_group:
             continue
         view = host.membership.view
         if view is None or not view.is_before(former.view):
             primaries[address] = view
+            if not host.membership.has_single_primary:
+                equal.append(address)
+    if equal:
+        raise StorageSetupError(
+            "the replication group has several primaries, which don't respect each other's locks on rows: "
+            f"{_names(equal)}; run SELECT group_replication_switch_to_single_primary_mode()"
+        )
     views = [view for view in primaries.values() if view is not None]
     newest = [
         address
         for address, view in primaries.items()
         if view is None or not any(view.is_before(other) for other in views)
     ]
-    if former.primary in newest:  # of several, if the group has several primaries
+    if former.primary in newest:  # of two, if it was asked just before it handed over to the other
         return former.primary
     if len({view.group for address in newest if (view := primaries[address]) is not None}) > 1:
         raise StorageSetupError(

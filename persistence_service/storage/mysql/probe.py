@@ -10,13 +10,14 @@ from pymysql.constants import ER
 from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.options import Address, MysqlOptions
-from persistence_service.storage.mysql.primary import Membership, Sighting, View
+from persistence_service.storage.mysql.primary import Membership, Sighting, View, is_majority
 
 # The first that the server knows is taken: without the plugin there is no such name, and MariaDB has no super_read_only.
+_OF_GROUP = "@@global.group_replication_group_name, @@global.group_replication_single_primary_mode"
 _STATES = (
-    "SELECT @@global.read_only OR @@global.super_read_only, @@global.group_replication_group_name",
-    "SELECT @@global.read_only OR @@global.super_read_only, NULL",
-    "SELECT @@global.read_only, NULL",
+    f"SELECT @@global.read_only OR @@global.super_read_only, {_OF_GROUP}",
+    "SELECT @@global.read_only OR @@global.super_read_only, NULL, NULL",
+    "SELECT @@global.read_only, NULL, NULL",
 )
 _MEMBERS = (
     "SELECT member_id = @@server_uuid, member_state, member_role FROM performance_schema.replication_group_members"
@@ -25,7 +26,6 @@ _VIEW = "SELECT view_id FROM performance_schema.replication_group_member_stats W
 _SILENT = "no answer"
 _REST_S = 0.25
 _LONGEST_REST_S = 10.0
-_REACHED = {"ONLINE", "RECOVERING"}  # the others count for the majority, and don't answer
 
 
 class HostProbe:
@@ -80,8 +80,9 @@ class HostProbe:
         if self._connection is None:
             self._connection = await MysqlConnection.open(self._options, self._address)
             self._state = await _known_state(self._connection)
-        is_read_only, group = (await self._connection.run(self._state)).rows[0]
-        return Sighting(not is_read_only, await _membership(self._connection) if group else None)
+        is_read_only, group, single = (await self._connection.run(self._state)).rows[0]
+        membership = await _membership(self._connection, has_single_primary=bool(single)) if group else None
+        return Sighting(not is_read_only, membership)
 
 
 async def _known_state(connection: MysqlConnection) -> str:
@@ -96,7 +97,7 @@ async def _known_state(connection: MysqlConnection) -> str:
     raise StorageSetupError("the database server does not say whether it can be written")
 
 
-async def _membership(connection: MysqlConnection) -> Membership | None:
+async def _membership(connection: MysqlConnection, *, has_single_primary: bool) -> Membership | None:
     """None while the host has left its group, or was not started into it."""
     try:
         members = (await connection.run(_MEMBERS)).rows
@@ -112,11 +113,11 @@ async def _membership(connection: MysqlConnection) -> Membership | None:
     own = next(((state, role) for is_own, state, role in members if is_own), ("OFFLINE", ""))
     if own[0] == "OFFLINE":
         return None
-    reached = sum(state in _REACHED for _, state, _ in members)
     return Membership(
         is_primary=own == ("ONLINE", "PRIMARY"),
-        has_majority=2 * reached > len(members),
+        has_majority=is_majority([state for _, state, _ in members]),
         view=_view(views[0][0]) if views else None,
+        has_single_primary=has_single_primary,
     )
 
 

@@ -132,6 +132,20 @@ async def test_an_account_that_may_not_see_the_group_is_told_what_to_grant(group
     primary.sql("DROP USER plain")
 
 
+async def test_a_group_with_several_primaries_is_refused_until_it_has_one(group_server: Group) -> None:
+    primary = await _primary(group_server)
+    pool = ConnectionPool(group_server.options(primary.new_database()))
+    await asyncio.to_thread(primary.sql, "SELECT group_replication_switch_to_multi_primary_mode()")
+    try:
+        with pytest.raises(StorageSetupError, match="group_replication_switch_to_single_primary_mode"):
+            await pool.open()
+    finally:
+        await asyncio.to_thread(primary.sql, "SELECT group_replication_switch_to_single_primary_mode()")
+    await _all_online(group_server)
+    await pool.open()
+    await pool.close()
+
+
 async def test_a_killed_primary_is_followed_and_stays_out_when_it_comes_back(group_server: Group) -> None:
     async with _writing(group_server) as (pool, writer):
         primary = await _primary(group_server)

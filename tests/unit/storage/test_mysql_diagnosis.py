@@ -143,10 +143,20 @@ def test_a_group_needs_a_majority_and_someone_to_spare(states: list[str], hosts:
     assert group._members(looked, members).level is level
 
 
-def test_a_group_of_several_primaries_is_a_warning() -> None:
-    looked = host("db1", "db2", "db3", group_replication_single_primary_mode="OFF")
+@pytest.mark.parametrize(
+    "mode, roles, level",
+    [
+        ("OFF", ["PRIMARY"] * 3, PROBLEM),
+        ("OFF", ["PRIMARY", "SECONDARY", "SECONDARY"], PROBLEM),
+        ("ON", ["SECONDARY"] * 3, WARNING),
+    ],
+)
+def test_a_group_of_several_primaries_is_a_problem_and_one_without_will_have_one(
+    mode: str, roles: list[str], level: Level
+) -> None:
+    looked = host("db1", "db2", "db3", group_replication_single_primary_mode=mode)
 
-    assert group._members(looked, [("ONLINE", "PRIMARY")] * 3).level is WARNING
+    assert group._members(looked, [("ONLINE", role) for role in roles]).level is level
 
 
 @pytest.mark.parametrize("consistency, level", [("EVENTUAL", WARNING), ("BEFORE_ON_PRIMARY_FAILOVER", OK)])

@@ -97,7 +97,17 @@ def test_two_groups_are_an_error_but_for_the_one_in_use() -> None:
     assert chosen(primary(1, group="x"), primary(1, group="y"), None, Choice(B)).primary == B
 
 
-def test_of_several_primaries_of_one_group_the_one_in_use_stays() -> None:
+def test_a_group_with_several_primaries_is_refused_whichever_of_them_is_in_use() -> None:
+    """They don't respect each other's locks on rows, and two services may have chosen different ones."""
+    equal = Sighting(True, Membership(is_primary=True, has_majority=True, view=View("g", 5), has_single_primary=False))
+    for former in (Choice(), Choice(A, View("g", 5))):
+        with pytest.raises(StorageSetupError, match=r"a:3306, b:3306.*single_primary"):
+            chosen(equal, equal, None, former)
+        with pytest.raises(StorageSetupError, match=r"a:3306.*single_primary"):
+            chosen(equal, None, None, former)
+
+
+def test_of_two_primaries_amid_a_planned_change_the_one_in_use_stays() -> None:
     assert chosen(primary(), primary(), primary()).primary == A
     assert chosen(primary(), primary(), primary(), Choice(C)).primary == C
 

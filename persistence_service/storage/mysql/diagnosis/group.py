@@ -6,6 +6,7 @@ from pymysql.constants import ER
 
 from persistence_service.errors import StorageSetupError
 from persistence_service.storage.mysql.diagnosis.host import Host, is_on
+from persistence_service.storage.mysql.primary import is_majority
 from persistence_service.storage.powers import Finding, Level
 
 _MEMBERS = (
@@ -13,7 +14,6 @@ _MEMBERS = (
     "WHERE member_state <> 'OFFLINE'"
 )
 _FEWEST = 3
-_REACHED = ("ONLINE", "RECOVERING")
 
 
 async def group_findings(host: Host) -> list[Finding]:
@@ -70,20 +70,22 @@ def _members(host: Host, members: list[tuple[str, str]]) -> Finding:
     online = [role for state, role in members if state == "ONLINE"]
     primaries = online.count("PRIMARY")
     detail = f"{len(online)} of {len(members)} members online, {primaries} primary"
-    if 2 * sum(state in _REACHED for state, _ in members) <= len(members):
+    if not is_majority([state for state, _ in members]):
         return Finding(
             "group",
             Level.PROBLEM,
             f"{detail}: no majority, so nothing can be written",
             "Bring members back; only if they are lost for good, see group_replication_force_members.",
         )
-    if primaries != 1 or not is_on(host.variables.get("group_replication_single_primary_mode")):
+    if primaries > 1 or not is_on(host.variables.get("group_replication_single_primary_mode")):
         return Finding(
             "group",
-            Level.WARNING,
-            f"{detail}: the service is made for groups with a single primary",
+            Level.PROBLEM,
+            f"{detail}: the service uses no group with several primaries, which don't respect each other's locks on rows",
             "Run SELECT group_replication_switch_to_single_primary_mode();",
         )
+    if not primaries:
+        return Finding("group", Level.WARNING, f"{detail}: one is being elected", "Run this again in some seconds.")
     if len(online) < _FEWEST:
         return Finding(
             "group",
