@@ -113,6 +113,7 @@ _CONFLICTS = [
     *_rows(TransactionConflict, "another transaction holds the row", "mysql", 3572),
     *_rows(TransactionConflict, "another transaction has changed the row", "mariadb", 1020),
     *_rows(TransactionConflict, "another transaction has changed the row", "tidb", 8002, 8005, 8022, 9007),
+    *_rows(TransactionConflict, "the table was changed while the transaction went on", "mysql", 1412),
     *_rows(TransactionConflict, "the schema was being changed", "tidb", 8028),
     *_rows(TransactionConflict, "other transactions hold the row for too long", "tidb", 9004),
 ]
@@ -172,6 +173,7 @@ _SET_UP = [
     *_rows(StorageSetupError, "a table's data is missing", "mysql", 1017, 1812, 1814),
     *_rows(StorageSetupError, "a table's data is missing", "mariadb", 1932),
     *_rows(StorageSetupError, "a column is missing", "mysql", 1054),
+    *_rows(StorageSetupError, "an index is missing", "mysql", 1176),
     *_rows(StorageSetupError, "a column that is not the service's has no default", "mysql", 1364),
     *_rows(
         StorageSetupError, "a table is damaged; restore it from a backup", "mysql", 1033, 1034, 1035, 1194, 1195, 1712

@@ -60,6 +60,7 @@ def test_each_number_gives_its_class_with_our_words_and_the_number(row: Explaine
         (9005, StorageUnavailable),
         (1205, TransactionConflict),
         (1213, TransactionConflict),
+        (1412, TransactionConflict),
         (3101, TransactionConflict),
         (3572, TransactionConflict),
         (9007, TransactionConflict),
@@ -74,6 +75,7 @@ def test_each_number_gives_its_class_with_our_words_and_the_number(row: Explaine
         (1049, StorageSetupError),
         (1142, StorageSetupError),
         (1146, StorageSetupError),
+        (1176, StorageSetupError),
     ],
 )
 def test_what_is_to_be_done_about_the_usual_ones(number: int, kind: type[PersistenceError]) -> None:
