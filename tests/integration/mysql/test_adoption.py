@@ -44,7 +44,7 @@ async def paused_before(statement: str, work: Coroutine[None, None, None]) -> As
     reached, go_on = threading.Event(), threading.Event()
 
     def pause(connection: Any, cursor: Any, text: str, *others: Any) -> None:  # noqa: ANN401  # SQLAlchemy's signature
-        if text.startswith(statement):
+        if text.startswith(statement) and not reached.is_set():
             reached.set()
             go_on.wait()
 
@@ -66,6 +66,14 @@ def old(database_server: Server, options: MysqlOptions) -> Iterator[OldDatabase]
     old = OldDatabase(database_server, options)
     yield old
     old.connection.close()
+
+
+@pytest.fixture
+async def backend(options: MysqlOptions) -> AsyncIterator[MysqlBackend]:
+    """Not open yet."""
+    backend = MysqlBackend(options)
+    yield backend
+    await backend.close()
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -234,11 +242,10 @@ async def test_what_came_to_the_new_table_meanwhile_is_not_overwritten(old: OldD
 
 
 @pytest.mark.parametrize("statement", ["RENAME TABLE", "INSERT INTO translation_tasks", "INSERT INTO alembic_version"])
-async def test_nobody_writes_amid_an_adoption(old: OldDatabase, statement: str) -> None:
+async def test_nobody_writes_amid_an_adoption(old: OldDatabase, backend: MysqlBackend, statement: str) -> None:
     old.make(PLAIN)
     old.session()
     old.task("t", target_text="paid for")
-    backend = MysqlBackend(old.options)
     service = BackendOpener(backend, migrate=False)
     async with paused_before(statement, migrated(old.options)):
         with pytest.raises(StorageSetupError, match="persistence-service migrate"):
@@ -249,7 +256,6 @@ async def test_nobody_writes_amid_an_adoption(old: OldDatabase, statement: str) 
     older = stored(2026, 1, 31, 11).replace(tzinfo=UTC)
     await backend.write(TASKS, [task_record("t", "s", event_time=older, created_at=older, updated_at=older)])
     assert old.found("translation_tasks")["t"]["target_text"] == "paid for"
-    await backend.close()
 
 
 async def test_the_plan_adopts_too_and_changes_nothing(old: OldDatabase) -> None:
