@@ -25,7 +25,6 @@ from persistence_service.storage.sql.tables import Schema
 
 R = TypeVar("R", bound=msgspec.Struct)
 
-_ATTEMPTS = 4
 _NO_PARENT = {ER.NO_REFERENCED_ROW, ER.NO_REFERENCED_ROW_2}
 
 
@@ -47,7 +46,8 @@ class Operations:
         table = self._schema.table(collection)
         parents = await self._parents(connection, collection, records)
         every_key = bool(collection.fixed) and ARRIVING_WINS not in table.c
-        for attempts_left in reversed(range(_ATTEMPTS)):
+        parents_locked = False
+        while True:  # at most three times: each cause is looked into once
             rejected = await self._rejected(connection, collection, records, parents, every_key=every_key)
             remaining = kept(records, rejected)
             try:
@@ -55,16 +55,13 @@ class Operations:
             except DataRejected as exc:
                 if exc.number == ER.BAD_NULL_ERROR and exc.column is None and not every_key:
                     every_key = True
-                elif exc.number in _NO_PARENT and collection.parent is not None and attempts_left:
-                    found = await self._parents(connection, collection, records, "LOCK IN SHARE MODE")
-                    if found == parents:  # it is no parent of ours that is missing
-                        raise
-                    parents = found
-                else:
+                elif exc.number in _NO_PARENT and collection.parent is not None and not parents_locked:
+                    parents = await self._parents(connection, collection, records, "LOCK IN SHARE MODE")
+                    parents_locked = True
+                else:  # of a missing parent: it is none of ours, which can't go any more
                     raise
             else:
                 return WriteResult(len(remaining), tuple(rejected))
-        raise AssertionError("the last attempt returns or raises")
 
     async def delete(self, connection: MysqlConnection, collection: Collection[Any], where: Sequence[Condition]) -> int:
         """See `Transaction.delete`."""
@@ -143,7 +140,10 @@ class Operations:
 
 async def _warning(connection: MysqlConnection) -> PersistenceError:
     """What the server warned of, as an error: with it a value may be stored that is not the one written."""
-    _, number, message = (await connection.run("SHOW WARNINGS")).rows[0]
+    warnings = (await connection.run("SHOW WARNINGS")).rows
+    if not warnings:
+        return UnclassifiedStorageError("the database warned, and does not say of what")
+    _, number, message = warnings[0]
     error = pymysql.err.DataError(number, message)
     known = translated(error)
     if not isinstance(known, DataRejected):  # it says nothing about the records

@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pymysql.constants import ER
 
-from persistence_service.errors import BackendClosed, StorageUnavailable, TransactionConflict
+from persistence_service.errors import (
+    BackendClosed,
+    DataRejected,
+    StorageUnavailable,
+    TransactionConflict,
+    UnclassifiedStorageError,
+)
+from persistence_service.models.task import Task
 from persistence_service.storage.backend import Rejection, RejectionReason, WriteResult
 from persistence_service.storage.collections import SESSIONS, TASKS
 from persistence_service.storage.mysql import MysqlBackend
+from persistence_service.storage.mysql.backend import _MysqlTransaction
 from persistence_service.storage.query import Between, Equals
 from persistence_service.testing.samples import at, session_record, task_record
 from tests.integration.mysql.costs import every_text
@@ -41,13 +50,39 @@ async def test_locks_are_on_the_keys_alone_however_small_the_table(backend: Mysq
 async def test_a_parent_that_went_meanwhile_is_unknown(backend: MysqlBackend) -> None:
     await backend.write(SESSIONS, [session_record("here"), session_record("going")])
     tasks = [task_record("one", "going"), task_record("two", "here"), task_record("three", "going")]
-    async with backend.transaction() as transaction:
-        assert await transaction.count(SESSIONS) == 2  # from here on it sees what was there now
-        await backend.delete(SESSIONS, [Equals("session_id", "going")])
-        result = await transaction.write(TASKS, tasks)
+    result = await _write_without(backend, "going", tasks)
     unknown = RejectionReason.UNKNOWN_PARENT
     assert result == WriteResult(1, (Rejection(0, unknown), Rejection(2, unknown)))
     assert [task.task_id for task in await backend.read(TASKS, ["one", "two", "three"])] == ["two"]
+
+
+async def _write_without(backend: MysqlBackend, session_id: str, tasks: list[Task]) -> WriteResult:
+    """Write `tasks` in a transaction for which that session is still there, while it is not."""
+    async with backend.transaction() as transaction:
+        assert await transaction.count(SESSIONS) == 2  # from here on it sees what was there now
+        await backend.delete(SESSIONS, [Equals("session_id", session_id)])
+        return await transaction.write(TASKS, tasks)
+
+
+async def test_a_parent_that_only_the_operator_asks_for_is_missing_by_the_records_fault(
+    database_server: Server, database: str, backend: MysqlBackend
+) -> None:
+    await backend.write(SESSIONS, [session_record("here"), session_record("going")])
+    for statement in (
+        "CREATE TABLE batches LIKE translation_tasks",
+        "CREATE UNIQUE INDEX of_batches ON batches (batch_id)",
+        "ALTER TABLE translation_tasks ADD CONSTRAINT theirs FOREIGN KEY (batch_id) REFERENCES batches (batch_id)",
+    ):
+        database_server.sql(statement, database)
+    try:
+        with pytest.raises(DataRejected) as caught:
+            await _write_without(
+                backend, "going", [task_record("one", "here", batch_id="b"), task_record("two", "going")]
+            )
+        assert caught.value.number == ER.NO_REFERENCED_ROW_2
+    finally:
+        database_server.sql("ALTER TABLE translation_tasks DROP FOREIGN KEY theirs", database)
+        database_server.sql("DROP TABLE batches", database)
 
 
 async def test_a_task_that_came_meanwhile_keeps_its_session(backend: MysqlBackend) -> None:
@@ -135,3 +170,23 @@ async def test_a_transaction_goes_no_further_than_its_first_failure(backend: Mys
             with pytest.raises(StorageUnavailable):
                 await transaction.write(SESSIONS, [session_record("three")])
     assert await backend.count(SESSIONS) == 1
+
+
+async def test_what_the_server_warned_of_and_does_not_say_is_not_stored(
+    database_server: Server, database: str, backend: MysqlBackend
+) -> None:
+    await backend.write(SESSIONS, [session_record()])
+    database_server.sql("ALTER TABLE translation_tasks MODIFY source_text VARCHAR(9) NOT NULL", database)
+    try:
+        with pytest.raises(UnclassifiedStorageError, match="does not say"):
+            await _write_unexplained(backend, task_record(source_text="123456789 "))
+    finally:
+        database_server.sql("ALTER TABLE translation_tasks MODIFY source_text MEDIUMTEXT NOT NULL", database)
+    assert await backend.count(TASKS) == 0
+
+
+async def _write_unexplained(backend: MysqlBackend, task: Task) -> None:
+    async with backend.transaction() as transaction:
+        assert isinstance(transaction, _MysqlTransaction)
+        await transaction._connection.run("SET SESSION max_error_count=0")
+        await transaction.write(TASKS, [task])
