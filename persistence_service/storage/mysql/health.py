@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
 from pymysql.constants import ER
 
 from persistence_service.errors import PersistenceError, StorageSetupError
@@ -12,8 +13,12 @@ from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.pool import ConnectionPool
 from persistence_service.storage.sql.migrate import version_problem
 
+_log = structlog.get_logger(__name__)
+
 _WAIT_S = 1.0
 _ANSWER_S = 3.0
+_NOT_YET = "the database was not looked at yet"
+_FAILED = "the database could not be looked at, by a mistake of the service: see its log"
 _READ_ONLY = "the server is read-only (read_only is on): it is no primary, or somebody has locked it"
 
 
@@ -26,7 +31,7 @@ class HealthCheck:
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._looking: asyncio.Task[None] | None = None
-        self._problem = ""
+        self._problem = _NOT_YET
         self._engine = "mysql"
         self._version = ""
 
@@ -51,6 +56,10 @@ class HealthCheck:
             self._problem = await self._pool.read(self._problem_at)
         except PersistenceError as exc:
             self._problem = str(exc)
+        except Exception:  # noqa: BLE001  # nobody awaits this task: it is the supervision point of the look
+            if self._problem != _FAILED:
+                _log.exception("mysql.health_check_failed")
+            self._problem = _FAILED
 
     async def _problem_at(self, connection: MysqlConnection) -> str:
         facts = connection.facts
