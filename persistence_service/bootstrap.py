@@ -186,7 +186,7 @@ async def open_services(
             cleanup=CleanupService(registry=registry, buffer=buffer, deletion=deletion),
             dead_letters=dead_letters,
             stats=stats,
-            health=HealthService(buffer=buffer, journal=journal, backend=backend),
+            health=HealthService(buffer=buffer, journal=journal, backend=backend, opener=opener),
             metrics=metrics,
             timing=timing,
         )

@@ -8,17 +8,21 @@ from persistence_service.journal.journal import Journal
 from persistence_service.models.answers import BufferView, Health, JournalView
 from persistence_service.services.missing import what_is_missing
 from persistence_service.storage.backend import StorageBackend
+from persistence_service.storage.opening import BackendOpener
 
 _DEAD_LETTERING_STOPPED = "refused records wait in the journal, more than buffer.max_dead_letter_rate or while no dead letter can be written: look for one cause of all"
 
 
 class HealthService:
-    """Answers the health endpoints."""
+    """Answers the health endpoints. `opener` is what opens `backend`."""
 
-    def __init__(self, *, buffer: BufferManager, journal: Journal, backend: StorageBackend) -> None:
+    def __init__(
+        self, *, buffer: BufferManager, journal: Journal, backend: StorageBackend, opener: BackendOpener
+    ) -> None:
         self._buffer = buffer
         self._journal = journal
         self._backend = backend
+        self._opener = opener
 
     def is_ready(self) -> bool:
         """Whether a batch sent now can be accepted and kept. Asks nobody."""
@@ -29,7 +33,7 @@ class HealthService:
         """Everything about the service's health; asks the database, in bounded time."""
         database = await self._backend.health_check()
         failure = self._buffer.storage_failure
-        is_stored = database.healthy and failure is None
+        is_stored = database.healthy and failure is None and not self._opener.problem
         missing = what_is_missing(self._buffer, self._journal)
         journal = self._journal.stats()
         if journal.failing is not None:
@@ -42,7 +46,7 @@ class HealthService:
         status = "unhealthy"
         if self.is_ready():
             status = "healthy" if is_stored and not missing and not alarms else "degraded"
-        storage = database.detail or (str(failure) if failure else "")
+        storage = self._opener.problem or database.detail or (str(failure) if failure else "")
         return Health(
             status=status,
             database="healthy" if is_stored else "unhealthy",

@@ -24,6 +24,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PLUGIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _ORIGIN = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]@?#]+)(?::([0-9]{1,5}))?")
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+))(?::([0-9]{1,5}))?")
+_IPV6_FIRST = re.compile(r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]")  # an address, and no JSON
 _MAX_PORT = 65_535
 
 
@@ -79,7 +80,7 @@ def _items(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if text.startswith("["):
+    if text.startswith("[") and not _IPV6_FIRST.match(text):
         return _json(text)
     return [item.strip() for item in text.split(",")] if text else []
 

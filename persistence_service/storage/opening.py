@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from persistence_service.errors import StorageSetupError
+from persistence_service.errors import PersistenceError, StorageSetupError
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.powers import MigrationPlanner
 
@@ -25,6 +25,7 @@ class BackendOpener:
         self._lock = asyncio.Lock()
         self._opened = False
         self.is_open = False
+        self.problem = ""  # why the last attempt failed
 
     async def ensure_open(self) -> None:
         """Return when the backend is open and its schema up to date.
@@ -34,15 +35,23 @@ class BackendOpener:
         """
         async with self._lock:
             if not self.is_open:
-                if not self._opened:  # an opened backend can't be opened again, though its migration may have to be
-                    await self._backend.open()
-                    self._opened = True
-                if self._migrate:
-                    await self._backend.migrate()
-                else:
-                    await self._check_schema()
+                try:
+                    await self._try()
+                except PersistenceError as exc:
+                    self.problem = str(exc)
+                    raise
+                self.problem = ""
                 self.is_open = True
                 _log.info("storage.open", backend=self._backend.name)
+
+    async def _try(self) -> None:
+        if not self._opened:  # an opened backend can't be opened again, though its migration may have to be
+            await self._backend.open()
+            self._opened = True
+        if self._migrate:
+            await self._backend.migrate()
+        else:
+            await self._check_schema()
 
     async def _check_schema(self) -> None:
         problem = await self._backend.schema_problem() if isinstance(self._backend, MigrationPlanner) else ""

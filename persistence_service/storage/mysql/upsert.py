@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec.structs import astuple
+from pymysql.constants import ER
 from sqlalchemy import ColumnElement, Table, and_, func, literal_column, null
 
 from persistence_service.errors import DataRejected
@@ -60,7 +61,8 @@ class Upsert(Generic[R]):
         elif len(records) == 1:
             raise DataRejected(
                 f"the record takes {len(statement)} bytes in a statement, which the server's max_allowed_packet of "
-                f"{max_packet_bytes} bytes does not let through"
+                f"{max_packet_bytes} bytes does not let through",
+                number=ER.NET_PACKET_TOO_LARGE,  # as the server would say
             )
         else:
             half = len(records) // 2

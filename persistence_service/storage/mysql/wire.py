@@ -49,6 +49,8 @@ class Wire(aiomysql.Connection):  # type: ignore[misc]  # the driver ships no ty
     _writer: Any
 
     def __init__(self, options: MysqlOptions, address: Address) -> None:
+        self._writer = None  # what `close` looks at, also if this fails
+        self._reader = None
         self._tls = options.tls.context()
         super().__init__(
             host=address[0],

@@ -179,6 +179,8 @@ def test_a_promise_is_at_least_those_before_it() -> None:
         ),
         ("database.host", "db1", ("db1",)),
         ("database.host", "db1:3307,db2", ("db1:3307", "db2")),
+        ("database.host", "[::1]:3307", ("[::1]:3307",)),
+        ("database.host", "[2001:db8::1], [2001:db8::2]:3307", ("[2001:db8::1]", "[2001:db8::2]:3307")),
         ("database.host", ["[::1]:3307", "::1"], ("[::1]:3307", "::1")),
     ],
 )

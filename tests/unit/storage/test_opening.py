@@ -38,9 +38,11 @@ async def test_a_backend_that_is_away_is_opened_when_it_is_back() -> None:
     for _ in range(2):
         with pytest.raises(StorageUnavailable):
             await opener.ensure_open()
+        assert opener.problem == str(AWAY), "which /health tells"
     backend.come_back()
     await opener.ensure_open()
     assert opener.is_open
+    assert not opener.problem
     assert await backend.count(SESSIONS) == 0
 
 
