@@ -28,7 +28,7 @@ _CLOSE_WAIT_S = 1.0
 # The comments: the binary collation without padding has a name of its own on MySQL and on MariaDB.
 _VARIABLES = (
     "SET NAMES utf8mb4 COLLATE /*!80017 utf8mb4_0900_bin *//*M!100200 utf8mb4_nopad_bin */, "
-    "autocommit=1, time_zone='+00:00', foreign_key_checks=1, unique_checks=1, max_error_count=64, "
+    "autocommit=1, time_zone='+00:00', foreign_key_checks=1, unique_checks=1, "
     # For rows, and for tables that somebody alters.
     f"innodb_lock_wait_timeout={_LOCK_WAIT_S}, lock_wait_timeout={_LOCK_WAIT_S}, wait_timeout={SESSION_IDLE_S}, "
     "sql_mode='STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"

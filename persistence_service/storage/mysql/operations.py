@@ -142,7 +142,7 @@ async def _warning(connection: MysqlConnection) -> PersistenceError:
     """What the server warned of, as an error: with it a value may be stored that is not the one written."""
     warnings = (await connection.run("SHOW WARNINGS")).rows
     if not warnings:
-        return UnclassifiedStorageError("the database warned, and does not say of what")
+        return UnclassifiedStorageError("the database warned, and does not say of what: is max_error_count 0?")
     _, number, message = warnings[0]
     error = pymysql.err.DataError(number, message)
     known = translated(error)

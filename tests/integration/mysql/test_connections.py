@@ -24,7 +24,6 @@ async def test_every_session_is_prepared_whatever_the_server_is_set_to(own_serve
     own_server.sql("SET GLOBAL sql_mode='ANSI_QUOTES,NO_BACKSLASH_ESCAPES'")
     own_server.sql("SET GLOBAL time_zone='+05:00'")
     own_server.sql("SET GLOBAL autocommit=0")
-    own_server.sql("SET GLOBAL max_error_count=0")
     try:
         async with opened(own_server.options(database)) as pool:
             assert await value(pool, "@@sql_mode") == (
@@ -32,7 +31,6 @@ async def test_every_session_is_prepared_whatever_the_server_is_set_to(own_serve
             )
             assert await value(pool, "@@time_zone") == "+00:00"
             assert await value(pool, "@@autocommit") == 1
-            assert await value(pool, "@@max_error_count") > 0, "else the server would not say what it warns of"
             assert await value(pool, "@@character_set_client") == "utf8mb4"
             assert await value(pool, "'a ' = 'a'") == 0, "padded texts are equal"
             assert await value(pool, "'a' = 'A'") == 0
@@ -51,7 +49,6 @@ async def test_every_session_is_prepared_whatever_the_server_is_set_to(own_serve
         own_server.sql("SET GLOBAL sql_mode=DEFAULT")
         own_server.sql("SET GLOBAL time_zone=DEFAULT")
         own_server.sql("SET GLOBAL autocommit=1")
-        own_server.sql("SET GLOBAL max_error_count=DEFAULT")
 
 
 async def _escaped(connection: MysqlConnection) -> str:
@@ -178,7 +175,7 @@ async def test_a_restarted_server_is_used_again_as_soon_as_it_is_there(own_serve
             pool.on_available(back.set)
             await asyncio.to_thread(own_server.start)
             await at_once(pool, _COUNT, _one)
-            await asyncio.wait_for(back.wait(), 10)
+            await asyncio.wait_for(back.wait(), 30)
 
 
 async def test_a_restart_between_two_calls_is_no_error(own_server: Server) -> None:
