@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from io import StringIO
@@ -12,13 +13,15 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 
-from persistence_service.errors import SchemaTooNew, StorageUnavailable
+from persistence_service.errors import SchemaTooNew, StorageSetupError, StorageUnavailable
 from persistence_service.storage.sql import migrations
 from persistence_service.storage.sql.creation import creation
 from persistence_service.storage.sql.migrations.steps import LOOKING, version_table
 
 MoreWork = Callable[[str, Operations], None]
 """What else a version needs on some database, given its number: done behind its migration, and before it is stamped."""
+
+_OUR_VERSION = re.compile(r"\d{4}")
 
 
 def upgrade(connection: Connection, more: MoreWork | None = None) -> None:
@@ -28,6 +31,7 @@ def upgrade(connection: Connection, more: MoreWork | None = None) -> None:
 
     Raises:
         SchemaTooNew: its version is not among those of this package.
+        StorageSetupError: it has several versions, or another program's.
         StorageUnavailable: the migrations of this package can't be read.
     """
     _run(MigrationContext.configure(connection, opts={LOOKING: connection}), connection, more)
@@ -37,8 +41,7 @@ def pending_sql(connection: Connection, more: MoreWork | None = None, first: Seq
     """What `upgrade` would run now, behind the statements `first`, as text; empty if it would do nothing. Changes nothing.
 
     Raises:
-        SchemaTooNew: its version is not among those of this package.
-        StorageUnavailable: the migrations of this package can't be read.
+        SchemaTooNew, StorageSetupError, StorageUnavailable: as `upgrade`.
     """
     text = StringIO()
     options = {"as_sql": True, "output_buffer": text, LOOKING: connection}
@@ -50,8 +53,7 @@ def schema_problem(connection: Connection) -> str:
     """Why the database's schema is not the one that this package uses, and what to do; empty if it is.
 
     Raises:
-        SchemaTooNew: its version is not among those of this package.
-        StorageUnavailable: the migrations of this package can't be read.
+        SchemaTooNew, StorageSetupError, StorageUnavailable: as `upgrade`.
     """
     return version_problem(_current(connection))
 
@@ -61,9 +63,10 @@ def version_problem(current: Sequence[str]) -> str:
 
     Raises:
         SchemaTooNew: one is not among those of this package.
+        StorageSetupError: there are several, or one is another program's.
         StorageUnavailable: the migrations of this package can't be read.
     """
-    _check_known(current)
+    _check(current)
     if set(current) == set(_scripts().get_heads()):
         return ""
     return (
@@ -105,14 +108,16 @@ def _run(context: MigrationContext, connection: Connection, more: MoreWork | Non
 
 def _pending(current: Sequence[str]) -> list[Script]:
     """The migrations that a database of these versions lacks, in the order in which they are applied."""
-    _check_known(current)
+    _check(current)
     scripts = _scripts().iterate_revisions("head", tuple(current) or "base")
     return list(reversed(list(scripts)))
 
 
 def _stamp(script: Script) -> str:
+    """A statement that changes nothing when it is run again, as it may be where somebody runs what was printed."""
     if script.down_revision is None:
-        return first_stamp(script.revision)
+        unstamped = "(SELECT COUNT(*) AS stamps FROM alembic_version) AS found WHERE stamps = 0"
+        return f"INSERT INTO alembic_version (version_num) SELECT '{script.revision}' FROM {unstamped}"
     return f"UPDATE alembic_version SET version_num = '{script.revision}' WHERE version_num = '{script.down_revision}'"
 
 
@@ -137,12 +142,22 @@ def _scripts() -> ScriptDirectory:
     return scripts
 
 
-def _check_known(current: Sequence[str]) -> None:
-    unknown = set(current) - {script.revision for script in _scripts().walk_revisions()}
+def _check(current: Sequence[str]) -> None:
+    unknown = sorted(set(current) - {script.revision for script in _scripts().walk_revisions()})
+    if not all(map(_OUR_VERSION.fullmatch, unknown)):
+        raise StorageSetupError(
+            f"another program uses Alembic in this database, as its table alembic_version says ({_names(unknown)}): "
+            "give the service a database of its own"
+        )
     if unknown:
         raise SchemaTooNew(
-            f"the database's schema is of version {_names(sorted(unknown))}, this version of the service knows "
+            f"the database's schema is of version {_names(unknown)}, this version of the service knows "
             f"{newest_version()}; start the later version that migrated it"
+        )
+    if len(current) > 1:  # each was noted when its work was done, so the last is what the schema is
+        raise StorageSetupError(
+            f"the table alembic_version has several rows ({_names(sorted(current))}), and may have one: keep the last, "
+            f"with DELETE FROM alembic_version WHERE version_num <> '{max(current)}'"
         )
 
 

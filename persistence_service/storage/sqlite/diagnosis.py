@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from persistence_service.errors import PersistenceError, SchemaTooNew
+from persistence_service.errors import PersistenceError, SchemaTooNew, StorageSetupError
 from persistence_service.storage.powers import Finding, Level
 from persistence_service.storage.sql.migrate import newest_version, version_problem
 from persistence_service.storage.sqlite.errors import translated
@@ -106,6 +106,8 @@ def _schema(connection: sqlite3.Connection) -> Finding:
         return Finding(
             "schema", Level.PROBLEM, str(exc), "Run the version of the service that made it, or a later one."
         )
+    except StorageSetupError as exc:
+        return Finding("schema", Level.PROBLEM, str(exc), "Do what it says, then run this again.")
     except PersistenceError as exc:
         return Finding("schema", Level.NOT_CHECKED, str(exc))
     if problem:

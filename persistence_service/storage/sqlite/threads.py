@@ -237,8 +237,8 @@ class _ConnectionThread(threading.Thread):
         """A missing table has no number of its own: what is wrong with the schema, or else `error`."""
         try:
             problem = self._connection.schema_problem() if self._connection is not None else ""
-        except SchemaTooNew as too_new:
-            return too_new
+        except (SchemaTooNew, StorageSetupError) as exc:
+            return exc
         except (sqlite3.Error, DBAPIError, StorageUnavailable):
             problem = ""
         return StorageSetupError(problem, number=sqlite3.SQLITE_ERROR) if problem else error

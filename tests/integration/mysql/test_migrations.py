@@ -124,6 +124,32 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
     assert tables(database_server, options.database) == before
 
 
+async def test_what_another_program_stamped_is_refused_and_left_alone(
+    database_server: Server, options: MysqlOptions
+) -> None:
+    database_server.sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)", options.database)
+    database_server.sql("INSERT INTO alembic_version VALUES ('a1b2c3d4e5f6')", options.database)
+    before = tables(database_server, options.database)
+    for work in (migrate, plan):
+        with pytest.raises(StorageSetupError, match=r"another program uses Alembic .* a database of its own"):
+            await work(options, options.addresses[0])
+    assert tables(database_server, options.database) == before
+
+
+async def test_several_versions_are_refused_with_the_statement_that_mends_it(
+    database_server: Server, options: MysqlOptions
+) -> None:
+    await migrated(options)
+    for older in ("0001", "0002"):
+        database_server.sql(f"INSERT INTO alembic_version VALUES ('{older}')", options.database)
+    for work in (migrate, plan):
+        with pytest.raises(StorageSetupError, match="has several rows") as refusal:
+            await work(options, options.addresses[0])
+    database_server.sql("DELETE" + str(refusal.value).partition("DELETE")[2], options.database)
+    await migrated(options)
+    assert version(database_server, options.database) == [newest_version()]
+
+
 async def test_an_account_that_may_only_read_is_enough_once_migrated(
     database_server: Server, options: MysqlOptions
 ) -> None:
@@ -222,6 +248,15 @@ async def test_what_migrate_would_run_is_told_and_not_run(database_server: Serve
     load(database_server, f"USE {by_hand};\n{planned}")
     assert tables(database_server, by_hand) == tables(database_server, options.database)
     assert version(database_server, by_hand) == [newest_version()]
+
+
+async def test_what_was_told_may_be_run_twice(database_server: Server, options: MysqlOptions) -> None:
+    planned = f"USE {options.database};\n{await plan(options, options.addresses[0])}"
+    load(database_server, planned)
+    made = tables(database_server, options.database)
+    load(database_server, planned)
+    assert tables(database_server, options.database) == made
+    assert version(database_server, options.database) == [newest_version()]
 
 
 async def test_only_what_is_missing_is_told(database_server: Server, options: MysqlOptions) -> None:

@@ -146,6 +146,21 @@ async def test_a_database_of_a_later_version_is_not_opened(too_new: Path) -> Non
     assert objects(too_new) == before
 
 
+@pytest.mark.parametrize("foreign, reason", [("a1b2c3d4e5f6", "another program"), ("0001", "several rows")])
+async def test_stamps_that_make_no_sense_are_refused_until_they_are_gone(path: Path, foreign: str, reason: str) -> None:
+    await migrate(path)
+    backend = SqliteBackend(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO alembic_version VALUES (?)", (foreign,))
+        for _ in range(2):
+            with pytest.raises(StorageSetupError, match=reason):
+                await backend.open()
+        connection.execute("DELETE FROM alembic_version WHERE version_num = ?", (foreign,))
+    await backend.open()
+    assert (await backend.write(SESSIONS, [session_record()])).stored == 1
+    await backend.close()
+
+
 async def test_a_database_that_a_later_version_migrates_meanwhile_is_not_migrated(path: Path) -> None:
     backend = SqliteBackend(path)
     await backend.open()

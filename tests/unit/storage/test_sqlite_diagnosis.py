@@ -86,8 +86,10 @@ async def test_another_journal_mode_is_a_warning(tmp_path: Path) -> None:
     assert (await finding(tmp_path / "test.db", "file")).level is Level.WARNING
 
 
-@pytest.mark.parametrize("version, level", [("0001", Level.WARNING), ("9999", Level.PROBLEM)])
-async def test_an_older_schema_is_a_warning_and_a_newer_one_a_problem(
+@pytest.mark.parametrize(
+    "version, level", [("0001", Level.WARNING), ("9999", Level.PROBLEM), ("a1b2c3d4e5f6", Level.PROBLEM)]
+)
+async def test_an_older_schema_is_a_warning_and_a_newer_one_or_anothers_a_problem(
     tmp_path: Path, version: str, level: Level
 ) -> None:
     await make(tmp_path / "test.db")

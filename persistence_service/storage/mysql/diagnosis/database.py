@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from persistence_service.errors import SchemaTooNew
+from persistence_service.errors import SchemaTooNew, StorageSetupError
 from persistence_service.storage.collections import ALL_COLLECTIONS
 from persistence_service.storage.mysql.diagnosis.host import Host
 from persistence_service.storage.mysql.health import schema_versions
@@ -63,6 +63,8 @@ async def _version(host: Host) -> Finding:
         return Finding(
             "schema", Level.PROBLEM, str(exc), "Run the version of the service that made it, or a later one."
         )
+    except StorageSetupError as exc:
+        return Finding("schema", Level.PROBLEM, str(exc), "Do what it says, then run this again.")
     if problem:
         detail = f"the schema is of version {', '.join(versions) or 'none'}, {newest_version()} is needed"
         return Finding("schema", Level.WARNING, detail, _MIGRATE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from persistence_service.errors import SchemaTooNew
+from persistence_service.errors import SchemaTooNew, StorageSetupError
 from persistence_service.storage.mysql.diagnosis.host import Host
 from persistence_service.storage.mysql.health import schema_versions
 from persistence_service.storage.powers import Finding, Level
@@ -76,7 +76,7 @@ async def _migrating(host: Host, granted: set[str]) -> Finding:
 def _is_due(versions: list[str]) -> bool:
     try:
         return bool(version_problem(versions))
-    except SchemaTooNew:
+    except (SchemaTooNew, StorageSetupError):
         return False
 
 

@@ -12,14 +12,14 @@ from typing import Final
 from persistence_service.models.limits import MAX_RECORD_BYTES
 from persistence_service.settings import TlsMode
 from persistence_service.storage.mysql.diagnosis.host import Host, is_on
+from persistence_service.storage.mysql.session import ISOLATION, SQL_MODE, TIME_ZONE
 from persistence_service.storage.powers import Finding, Level
 
 _LARGEST_STATEMENT: Final = 2 * MAX_RECORD_BYTES + 2**20
 """A record of quotes and backslashes alone doubles in a statement."""
 _OFFSET_MS: Final = 1000.0
 _SPARE_CONNECTIONS: Final = 10
-_ISOLATION: Final = "REPEATABLE-READ"
-_SQL_MODE: Final = frozenset({"STRICT_TRANS_TABLES", "ERROR_FOR_DIVISION_BY_ZERO", "NO_ENGINE_SUBSTITUTION"})
+_SESSION: Final = (ISOLATION.replace(" ", "-"), frozenset(SQL_MODE.split(",")), TIME_ZONE)
 _OLDEST_MYSQL, _OLDEST_MARIADB = (8, 0, 17), (10, 6, 0)
 _TESTED: Final = "tested are MySQL 9.7 and MariaDB 10.11; MySQL 8.4 and 9, and MariaDB 11 and 12 are expected to work"
 
@@ -163,7 +163,7 @@ def _session(host: Host) -> Finding:
     isolation = host.session.get("transaction_isolation", host.session.get("tx_isolation", ""))
     mode = frozenset(filter(None, host.session.get("sql_mode", "").split(",")))
     detail = f"{isolation}, {host.session.get('time_zone')}, {host.session.get('collation_connection')}"
-    if isolation == _ISOLATION and mode == _SQL_MODE and host.session.get("time_zone") == "+00:00":
+    if (isolation, mode, host.session.get("time_zone")) == _SESSION:
         return Finding("session", Level.OK, f"{detail}, strict; idle for at most {host.session.get('wait_timeout')} s")
     return Finding(
         "session",
