@@ -17,7 +17,7 @@ from tests.integration.mysql.proxy import full_host, proxy_to, silent_host
 from tests.servers.server import Server
 
 _LIMIT_S = 0.5
-_SLACK_S = 3.0  # for a machine that is busy; without a limit it would be minutes
+_SLACK_S = 8.0  # for a machine that is busy; without a limit it would be minutes
 
 
 async def _takes(work: Awaitable[object]) -> float:
@@ -208,7 +208,7 @@ async def test_a_host_that_stays_silent_is_not_asked_all_the_time() -> None:
     """Thawed, it would find a hundred connections that were given up, and refuse this machine (max_connect_errors)."""
     with silent_host() as address:
         probe = HostProbe(MysqlOptions((address,), "root", "", "none"), address)
-        took = [await _takes(probe.look(0.2)) for _ in range(3)]
-    assert took[0] >= 0.2, "asked"
-    assert took[1] >= 0.2, "asked again at once: once may be chance"
-    assert took[2] < 0.2, "not asked"
+        took = [await _takes(probe.look(1.0)) for _ in range(3)]
+    assert took[0] >= 1.0, "asked"
+    assert took[1] >= 1.0, "asked again at once: once may be chance"
+    assert took[2] < 1.0, "not asked"

@@ -62,13 +62,13 @@ async def test_idle_connections_are_asked_so_often_that_the_server_does_not_end_
     monkeypatch.setattr(upkeep, "_ROUND_S", 0.1)
     database = database_server.new_database()
     async with opened(database_server.options(database, pool_size=2, pool_min=2)) as pool:
-        await at_once(pool, 2, lambda connection: connection.run("SET SESSION wait_timeout=1"))
+        await at_once(pool, 2, lambda connection: connection.run("SET SESSION wait_timeout=3"))
         kept = connection_ids(database_server, database)
         with pymysql.connect(
             host=database_server.host, port=database_server.port, user="root", database=database, ssl_disabled=True
         ) as unasked:
             with unasked.cursor() as cursor:
-                cursor.execute("SET SESSION wait_timeout=2")
+                cursor.execute("SET SESSION wait_timeout=4")
             await until(lambda: connection_ids(database_server, database) == kept, "one that nobody asks is ended")
             unasked._force_close()
 
@@ -106,7 +106,7 @@ async def test_a_server_that_is_back_is_noticed_before_anybody_asks(own_server: 
             await asyncio.to_thread(end)
             await until(lambda: pool._connector._is_away, "it is missed")
             await asyncio.to_thread(own_server.start)
-            await asyncio.wait_for(back.wait(), 10)
+            await asyncio.wait_for(back.wait(), 30)
             back.clear()
             assert await value(pool, "1") == 1
 
