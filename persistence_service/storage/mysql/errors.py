@@ -8,6 +8,9 @@
 `tidb`     https://docs.pingcap.com/tidb/stable/error-codes
 `vitess`   https://github.com/vitessio/vitess/blob/main/go/mysql/sqlerror/constants.go and sql_error.go
 
+Numbers of 2000 to 2999 are the driver's: of a connection that runs statements they all mean that it is lost, so that what a
+person must mend is there only as far as the drivers raise it while connecting.
+
 Numbers of 4000 and more mean different things to MySQL and MariaDB; the rows here are those where only one of both meanings can
 reach a client that reads and writes rows. Left out on purpose, hence `UnclassifiedStorageError`: 1064 (a statement that isn't
 understood, be it for its value or for the server), 1105 and 1815 (anything at all).
@@ -22,6 +25,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import pymysql
+from pymysql.constants import ER
 
 from persistence_service.errors import (
     DataRejected,
@@ -141,7 +145,7 @@ _DATA = [
     *_rows(DataRejected, "a trigger of the database refuses the record", "mysql", 1644),
     *_rows(DataRejected, "no partition of the table takes the value", "mysql", 1526),
     *_rows(DataRejected, "the JSON is not one that the database can hold", "mysql", 3140, 3141, 3144, 3150, 3157),
-    *_rows(DataRejected, "the record is larger than max_allowed_packet lets through", "mysql", 1153, 1301, 2020),
+    *_rows(DataRejected, "the record is larger than max_allowed_packet lets through", "mysql", 1153, 1301),
     *_rows(DataRejected, "the record is too large for a row", "mysql", 1118, 1713),
     *_rows(DataRejected, "the transaction is larger than the binary log's cache", "mysql", 1197, 1705),
     *_rows(DataRejected, "the transaction is larger than the group takes", "gr", 3231),
@@ -162,7 +166,6 @@ _LOGIN = [
         1251,
         1275,
         1524,
-        2049,
         2059,
         2061,
     ),
@@ -197,7 +200,6 @@ _SET_UP = [
         1273,
         1286,
         1289,
-        2019,
     ),
     *_rows(StorageSetupError, "the database lacks what the service needs", "mysql vitess", 1235),
     *_rows(StorageSetupError, "the database lacks what the service needs", "tidb", 8048),
@@ -235,7 +237,19 @@ READ_ONLY = frozenset(row.number for row in _READ_ONLY)
 """What a server says that is not the primary, or not any more."""
 
 _QUOTED = re.compile(r"['`]([^'`]*)['`]")
-_NAMES_ITS_COLUMN = frozenset({1048, 1264, 1265, 1292, 1364, 1366, 1406, 3140, 3673})
+_NAMES_ITS_COLUMN = frozenset(
+    {
+        ER.BAD_NULL_ERROR,
+        ER.WARN_DATA_OUT_OF_RANGE,
+        ER.WARN_DATA_TRUNCATED,
+        ER.TRUNCATED_WRONG_VALUE,
+        ER.NO_DEFAULT_FOR_FIELD,
+        ER.TRUNCATED_WRONG_VALUE_FOR_FIELD,
+        ER.DATA_TOO_LONG,
+        3140,  # no JSON, and
+        3673,  # a missing value: the driver knows no names for these
+    }
+)
 
 
 def translated(error: Exception) -> PersistenceError | None:

@@ -7,6 +7,7 @@ import ssl
 
 import pymysql
 import pytest
+from pymysql.constants import CR
 
 from persistence_service.errors import (
     DataRejected,
@@ -80,6 +81,12 @@ def test_each_number_gives_its_class_with_our_words_and_the_number(row: Explaine
 )
 def test_what_is_to_be_done_about_the_usual_ones(number: int, kind: type[PersistenceError]) -> None:
     assert type(translated(raised(number))) is kind
+
+
+def test_of_the_drivers_own_numbers_only_those_of_connecting_are_more_than_a_lost_connection() -> None:
+    others = {row.number for row in TABLE if 2000 <= row.number < 3000 and row.kind is not StorageUnavailable}
+
+    assert others == {CR.CR_SSL_CONNECTION_ERROR, CR.CR_AUTH_PLUGIN_CANNOT_LOAD, CR.CR_AUTH_PLUGIN_ERR}
 
 
 @pytest.mark.parametrize("number", [1064, 1105, 1815, 4999])
