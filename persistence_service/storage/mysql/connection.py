@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
-from pymysql.constants import SERVER_STATUS
+from pymysql.constants import ER, SERVER_STATUS
 from pymysql.err import MySQLError
 
 from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable
+from persistence_service.storage.mysql import session
 from persistence_service.storage.mysql.errors import READ_ONLY, translated
 from persistence_service.storage.mysql.facts import ServerFacts, find_facts
 from persistence_service.storage.mysql.options import Address, MysqlOptions
@@ -21,24 +22,19 @@ from persistence_service.storage.mysql.wire import Wire
 # A client that vanished without a word (its machine lost power) holds its locks until the server ends the session. The pool
 # pings what it keeps more often than this.
 SESSION_IDLE_S = 60
-_LOCK_WAIT_S = 5
 _ROLLBACK_S = 5.0
 _CLOSE_WAIT_S = 1.0
 
-# The comments: the binary collation without padding has a name of its own on MySQL and on MariaDB.
-_VARIABLES = (
-    "SET NAMES utf8mb4 COLLATE /*!80017 utf8mb4_0900_bin *//*M!100200 utf8mb4_nopad_bin */, "
-    "autocommit=1, time_zone='+00:00', foreign_key_checks=1, unique_checks=1, "
-    # For rows, and for tables that somebody alters.
-    f"innodb_lock_wait_timeout={_LOCK_WAIT_S}, lock_wait_timeout={_LOCK_WAIT_S}, wait_timeout={SESSION_IDLE_S}, "
-    "sql_mode='STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
+_ASSIGNMENTS = session.assignments(idle_s=SESSION_IDLE_S, table_wait_s=session.LOCK_WAIT_S)
+_SESSION = (
+    f"SET NAMES utf8mb4 COLLATE {session.COLLATION}, autocommit=1, unique_checks=1, {_ASSIGNMENTS}",
+    f"SET SESSION TRANSACTION ISOLATION LEVEL {session.ISOLATION}",
 )
-_SESSION = (_VARIABLES, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 # The driver's own numbers (a lost connection, a broken protocol) and those with which a server says farewell:
-# ER_SERVER_SHUTDOWN, MariaDB's ER_CONNECTION_KILLED, ER_SESSION_WAS_KILLED, ER_CLIENT_INTERACTION_TIMEOUT.
+# MariaDB's ER_CONNECTION_KILLED, ER_SESSION_WAS_KILLED, ER_CLIENT_INTERACTION_TIMEOUT, of which the driver knows no names.
 _CLIENT_NUMBERS = range(2000, 3000)
-_FAREWELLS = {1053, 1927, 3169, 4031}
+_FAREWELLS = {ER.SERVER_SHUTDOWN, 1927, 3169, 4031}
 
 
 class Answer(NamedTuple):

@@ -13,28 +13,24 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable
+from persistence_service.storage.mysql import session
 from persistence_service.storage.mysql.errors import translated
 from persistence_service.storage.mysql.options import Address, MysqlOptions
+from persistence_service.storage.mysql.wire import TEXT_IN_CLEAR
 
 # For as long the lock on migrations outlives a machine that lost power; and as long a single statement may take.
 _IDLE_S = 900
 # A change of a table that waits for a long transaction makes everybody behind it wait.
-_LOCK_WAIT_S = 5
-_METADATA_WAIT_S = 30
-_SESSION = (
-    f"SET time_zone='+00:00', foreign_key_checks=1, innodb_lock_wait_timeout={_LOCK_WAIT_S}, "
-    f"lock_wait_timeout={_METADATA_WAIT_S}, wait_timeout={_IDLE_S}, "
-    "sql_mode='STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
-)
+_TABLE_WAIT_S = 30
+_SESSION = f"SET {session.assignments(idle_s=_IDLE_S, table_wait_s=_TABLE_WAIT_S)}"
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
-_TEXT_IN_CLEAR = {b"mysql_clear_password", b"mysql_old_password", b"dialog"}
 
 
 class _Driver(pymysql.connections.Connection):  # type: ignore[misc]  # the driver ships no types
     """Gives the password in clear text over TLS alone."""
 
     def _process_auth(self, plugin_name: bytes, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # the signature is PyMySQL's
-        if plugin_name in _TEXT_IN_CLEAR and not self.ssl:
+        if plugin_name.decode("ascii", "replace") in TEXT_IN_CLEAR and not self.ssl:
             raise StorageSetupError("the database server asks for the password in clear text: set database.tls")
         return super()._process_auth(plugin_name, *args, **kwargs)
 

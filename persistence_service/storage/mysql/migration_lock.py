@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pymysql.constants import ER
 from sqlalchemy import Dialect, MetaData
 
 from persistence_service.errors import StorageSetupError, StorageUnavailable, TransactionConflict
@@ -11,7 +12,6 @@ from persistence_service.storage.mysql.migration_connection import MigrationConn
 from persistence_service.storage.mysql.schema import lock_table
 from persistence_service.storage.sql.creation import creation
 
-_NO_SUCH_TABLE = 1146
 _ATTEMPT_S = 1
 
 
@@ -67,7 +67,7 @@ class MigrationLock:
             if self._connection.run("SELECT id FROM migration_lock WHERE id = 1 FOR UPDATE"):
                 return True
         except StorageSetupError as exc:
-            if exc.number != _NO_SUCH_TABLE:
+            if exc.number != ER.NO_SUCH_TABLE:
                 raise
         self._connection.run("ROLLBACK")
         return False

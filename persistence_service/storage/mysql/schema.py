@@ -10,6 +10,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.schema import DefaultClause
 
 from persistence_service.storage.collections import ALL_COLLECTIONS, Collection
+from persistence_service.storage.mysql.session import COLLATION
 from persistence_service.storage.sql.schema_text import schema_text
 from persistence_service.storage.sql.tables import Schema
 
@@ -43,8 +44,7 @@ class MysqlSchema(Schema):
     table_options: ClassVar[Mapping[str, Any]] = {
         "mysql_engine": "InnoDB",
         "mysql_charset": "utf8mb4",
-        # Each server reads the comment that is meant for it.
-        "mysql_collate": "/*!80017 utf8mb4_0900_bin *//*M!100200 utf8mb4_nopad_bin */",
+        "mysql_collate": COLLATION,
         "mysql_row_format": "DYNAMIC",
     }
 
@@ -75,7 +75,6 @@ def mysql_schema() -> str:
     lock_table(schema.metadata)
     _rows_to_lock(NAME_LOCKS, schema.metadata)
     rows = f"INSERT INTO {NAME_LOCKS} (id) VALUES {', '.join(f'({row})' for row in range(NAME_LOCK_ROWS))}"
-    collation = MysqlSchema.table_options["mysql_collate"]
-    creation = f"CREATE DATABASE IF NOT EXISTS `{_DATABASE}` CHARACTER SET utf8mb4 COLLATE {collation}"
+    creation = f"CREATE DATABASE IF NOT EXISTS `{_DATABASE}` CHARACTER SET utf8mb4 COLLATE {COLLATION}"
     database = f"{creation};\n\nUSE `{_DATABASE}`;\n\n"
     return _HEADER + database + schema_text(schema.metadata, mysql.dialect(), [rows])

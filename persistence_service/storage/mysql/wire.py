@@ -19,7 +19,8 @@ from pymysql.constants import CLIENT, FIELD_TYPE
 from persistence_service.errors import StorageSetupError
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 
-_TEXT_IN_CLEAR = {"mysql_clear_password", "mysql_old_password"}
+TEXT_IN_CLEAR = frozenset({"mysql_clear_password", "mysql_old_password", "dialog"})
+"""Ways of authentication that send the password as it is, or nearly so."""
 
 
 def _number(text: str) -> int | float:
@@ -109,11 +110,11 @@ class Wire(aiomysql.Connection):  # type: ignore[misc]  # the driver ships no ty
                 "the database server does not offer TLS, which database.tls demands: give it a certificate, or set "
                 "database.tls to disabled"
             )
-        if self._server_auth_plugin in _TEXT_IN_CLEAR:
+        if self._server_auth_plugin in TEXT_IN_CLEAR:
             self._refuse_clear_text()
 
     async def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket) -> MysqlPacket:
-        if plugin_name.decode("ascii", "replace") in _TEXT_IN_CLEAR:
+        if plugin_name.decode("ascii", "replace") in TEXT_IN_CLEAR:
             self._refuse_clear_text()
         return await super()._process_auth(plugin_name, auth_packet)
 
