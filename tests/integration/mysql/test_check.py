@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from persistence_service.storage.mysql.diagnosis.host import reach
 from persistence_service.storage.mysql.diagnosis.server import server_findings
 from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.powers import Finding, Level
-from tests.servers.group import Group
 from tests.servers.server import Server
 
 OK, WARNING, PROBLEM, NOT_CHECKED = Level.OK, Level.WARNING, Level.PROBLEM, Level.NOT_CHECKED
@@ -312,34 +311,3 @@ async def test_a_server_that_is_silent_is_told_within_the_time_for_connecting(ow
         own_server.thaw()
 
     assert levels(findings) == {"reachable": PROBLEM, "others": NOT_CHECKED}
-
-
-# ----------------------------------------------------------------------------------------------------------- a group
-
-
-def group_addresses(nodes: Sequence[Server]) -> tuple[tuple[str, int], ...]:
-    return tuple((node.host, node.port) for node in nodes)
-
-
-async def test_a_group_is_well_when_every_member_is_named(group_server: Group) -> None:
-    first = group_server.nodes[0]
-    everyone = group_addresses(group_server.nodes)
-    alone = levels(await found(first.options("nothing_here", addresses=everyone[:1])))
-    together = await diagnose(first.options("nothing_here", addresses=everyone))
-    groups = [(finding.level, finding.detail) for finding in together if finding.name == "group"]
-
-    assert alone["group"] is WARNING
-    assert [level for level, _ in groups] == [OK, OK, OK]
-    assert all("3 of 3 members online, 1 primary" in detail for _, detail in groups)
-
-
-async def test_an_account_that_cannot_see_the_group_is_a_problem(group_server: Group) -> None:
-    (primary,) = [port for port, (_, role) in group_server.roles().items() if role == "PRIMARY"]
-    (node,) = [node for node in group_server.nodes if node.port == primary]
-    node.sql("CREATE USER 'blind'@'%' IDENTIFIED BY 'right'")
-    alone = ((node.host, node.port),)  # that it is a member is seen all the same
-    findings = await diagnose(node.options("", user="blind", password="right", addresses=alone))
-    node.sql("DROP USER 'blind'@'%'")
-
-    (found_group,) = [finding for finding in findings if finding.name == "group"]
-    assert (found_group.level, "performance_schema" in found_group.remedy) == (PROBLEM, True)

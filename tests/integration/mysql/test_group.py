@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from persistence_service.errors import StorageSetupError, StorageUnavailable
+from persistence_service.storage.mysql.diagnosis import diagnose
+from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
+from persistence_service.storage.powers import Finding, Level
 from tests.integration.mysql.pools import opened, transact, until, value
 from tests.servers.group import Group
 from tests.servers.server import Server
@@ -146,6 +149,29 @@ async def test_a_group_with_several_primaries_is_refused_until_it_has_one(group_
     await pool.close()
 
 
+async def _found_of_the_group(options: MysqlOptions) -> list[Finding]:
+    """What `persistence-service check` says of it."""
+    return [finding for finding in await diagnose(options) if finding.name == "group"]
+
+
+async def test_the_check_finds_a_group_well_when_every_member_is_named(group_server: Group) -> None:
+    first = group_server.nodes[0]
+    alone = await _found_of_the_group(group_server.options("nothing_here", addresses=((first.host, first.port),)))
+    together = await _found_of_the_group(group_server.options("nothing_here"))
+    assert [finding.level for finding in alone] == [Level.WARNING]
+    assert [finding.level for finding in together] == [Level.OK] * 3
+    assert all("3 of 3 members online, 1 primary" in finding.detail for finding in together)
+
+
+async def test_the_check_calls_an_account_that_cannot_see_the_group_a_problem(group_server: Group) -> None:
+    primary = await _primary(group_server)
+    primary.sql("CREATE USER blind IDENTIFIED BY 'right'")
+    alone = ((primary.host, primary.port),)  # that it is a member is seen all the same
+    (found,) = await _found_of_the_group(primary.options("", user="blind", password="right", addresses=alone))
+    primary.sql("DROP USER blind")
+    assert (found.level, "performance_schema" in found.remedy) == (Level.PROBLEM, True)
+
+
 async def test_a_killed_primary_is_followed_and_stays_out_when_it_comes_back(group_server: Group) -> None:
     async with _writing(group_server) as (pool, writer):
         primary = await _primary(group_server)
@@ -162,7 +188,7 @@ async def test_a_frozen_primary_is_left_and_not_taken_back_when_it_thaws(group_s
     async with _writing(group_server) as (pool, writer):
         primary = await _primary(group_server)
         former = (primary.host, primary.port)
-        reading = asyncio.create_task(pool.read(lambda connection: connection.run("SELECT SLEEP(20), @@port")))
+        reading = asyncio.create_task(pool.read(lambda connection: connection.run("SELECT SLEEP(2), @@port")))
         await asyncio.sleep(0)
         primary.freeze()
         try:
