@@ -66,11 +66,21 @@ def end(folder: Path, number: signal.Signals) -> None:
     if pid is not None:
         os.kill(pid, number)
         deadline = time.monotonic() + _END_S
-        while running_pid(folder) == pid:
+        while running_pid(folder) == pid or _holds_ports(pid):
             if time.monotonic() > deadline:
                 raise AssertionError(f"the server in {folder} did not end:\n{log_tail(folder)}")
             time.sleep(_POLL_S)
     (folder / PID_FILE).unlink(missing_ok=True)
+
+
+def _holds_ports(pid: int) -> bool:
+    """Whether others may still connect to it: when a process ends, its memory and so its name go before its files."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        threads = len([*Path(f"/proc/{pid}/task").iterdir()])
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {"Z", "X"} or threads > 1
 
 
 def log_tail(folder: Path) -> str:
