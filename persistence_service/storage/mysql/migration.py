@@ -15,6 +15,7 @@ from persistence_service.errors import StorageSetupError
 from persistence_service.storage.mysql.adoption import Adoption
 from persistence_service.storage.mysql.migration_connection import MigrationConnection, errors_translated
 from persistence_service.storage.mysql.migration_lock import MigrationLock, lock_creation
+from persistence_service.storage.mysql.names import check_names
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.sql.migrate import newest_version, pending_sql, schema_problem, upgrade
 
@@ -85,6 +86,7 @@ def _migrate(work: _Work, lock_wait_s: float) -> None:
         if not schema_problem(connection.sql):
             return
         stack.enter_context(_privileges_explained("the schema is not up to date, and the account may not change it"))
+        check_names(connection)
         lock = MigrationLock(stack.enter_context(work.connected()))
         lock.take(lock_wait_s)
         if not schema_problem(connection.sql):  # another instance was quicker
@@ -103,6 +105,7 @@ def _migrate(work: _Work, lock_wait_s: float) -> None:
 
 def _plan(work: _Work) -> str:
     with work.connected() as connection, errors_translated():
+        check_names(connection)
         adoption = Adoption(connection)
 
         def finish_version(version: str, operations: Operations) -> None:

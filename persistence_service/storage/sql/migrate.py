@@ -7,20 +7,23 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from threading import Lock
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
 from persistence_service.errors import SchemaTooNew, StorageSetupError, StorageUnavailable
 from persistence_service.storage.sql import migrations
 from persistence_service.storage.sql.creation import creation
-from persistence_service.storage.sql.migrations.steps import LOOKING, version_table
+from persistence_service.storage.sql.migrations.steps import LOOKING, TABLES, version_table
 
 MoreWork = Callable[[str, Operations], None]
 """What else a version needs on some database, given its number: done behind its migration, and before it is stamped."""
 
+# What `alembic.op` works on, in the scripts, is one for all threads.
+_SCRIPT_AT_WORK = Lock()
 _OUR_VERSION = re.compile(r"\d{4}")
 
 
@@ -47,6 +50,18 @@ def pending_sql(connection: Connection, more: MoreWork | None = None, first: Seq
     options = {"as_sql": True, "output_buffer": text, LOOKING: connection}
     _run(MigrationContext.configure(connection, opts=options), connection, more, first)
     return "\n".join(line.rstrip() for line in text.getvalue().split("\n"))
+
+
+def tables_to_come(connection: Connection) -> list[Table]:
+    """The tables that `upgrade` would create now, each as it creates it. Changes nothing.
+
+    Raises:
+        SchemaTooNew, StorageSetupError, StorageUnavailable: as `upgrade`.
+    """
+    tables: list[Table] = []
+    options = {"as_sql": True, "output_buffer": StringIO(), LOOKING: connection, TABLES: tables}
+    _run(MigrationContext.configure(connection, opts=options), connection, None)
+    return tables
 
 
 def schema_problem(connection: Connection) -> str:
@@ -95,15 +110,16 @@ def _run(context: MigrationContext, connection: Connection, more: MoreWork | Non
     pending = _pending(current)
     if not pending:
         return
-    with Operations.context(context) as operations:
-        versions = [] if current else creation(version_table(context.dialect), context.dialect, if_missing=True)
-        for statement in [*first, *versions]:
-            operations.execute(statement)
-        for script in pending:
+    operations = Operations(context)
+    versions = [] if current else creation(version_table(context.dialect), context.dialect, if_missing=True)
+    for statement in [*first, *versions]:
+        operations.execute(statement)
+    for script in pending:
+        with _SCRIPT_AT_WORK, Operations.context(context):
             script.module.upgrade()
-            if more is not None:
-                more(script.revision, operations)
-            operations.execute(_stamp(script))
+        if more is not None:
+            more(script.revision, operations)
+        operations.execute(_stamp(script))
 
 
 def _pending(current: Sequence[str]) -> list[Script]:

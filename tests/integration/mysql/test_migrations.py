@@ -124,6 +124,30 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(
     assert tables(database_server, options.database) == before
 
 
+OF_OTHERS = {
+    "deleted_sessions": "TABLE deleted_sessions (id INT)",
+    "dead_letters": "TABLE dead_letters (letter_id VARCHAR(64) PRIMARY KEY)",
+    "dead_letter_parts": "TABLE dead_letter_parts (part_id VARCHAR(96) PRIMARY KEY, letter_id INT, data MEDIUMBLOB)",
+    "settled_dead_letters": "VIEW settled_dead_letters AS SELECT 1 AS letter_id",
+    "migration_lock": "TABLE migration_lock (id TINYINT NOT NULL PRIMARY KEY, more INT)",
+    "name_locks": "TABLE name_locks (id INT NOT NULL PRIMARY KEY)",
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+async def test_a_table_of_others_is_named_and_everything_left_as_it_was(
+    database_server: Server, options: MysqlOptions, name: str
+) -> None:
+    database_server.sql(f"CREATE {OF_OTHERS[name]}", options.database)
+    before = tables(database_server, options.database)
+    for work in (migrate, plan):
+        with pytest.raises(StorageSetupError, match=rf"Rename them, .*: {name}\b"):
+            await work(options, options.addresses[0])
+    assert tables(database_server, options.database) == before
+    database_server.sql(f"DROP {OF_OTHERS[name].partition(name)[0]}{name}", options.database)
+    await migrated(options)
+
+
 async def test_what_another_program_stamped_is_refused_and_left_alone(
     database_server: Server, options: MysqlOptions
 ) -> None:
@@ -142,9 +166,10 @@ async def test_several_versions_are_refused_with_the_statement_that_mends_it(
     await migrated(options)
     for older in ("0001", "0002"):
         database_server.sql(f"INSERT INTO alembic_version VALUES ('{older}')", options.database)
-    for work in (migrate, plan):
-        with pytest.raises(StorageSetupError, match="has several rows") as refusal:
-            await work(options, options.addresses[0])
+    with pytest.raises(StorageSetupError, match="has several rows"):
+        await plan(options, options.addresses[0])
+    with pytest.raises(StorageSetupError, match="has several rows") as refusal:
+        await migrated(options)
     database_server.sql("DELETE" + str(refusal.value).partition("DELETE")[2], options.database)
     await migrated(options)
     assert version(database_server, options.database) == [newest_version()]

@@ -18,6 +18,9 @@ from persistence_service.storage.sql.creation import creation
 LOOKING = "looking"
 """The option of a migration's context with a connection to look with: where SQL is only written down there is no other."""
 
+TABLES = "tables"
+"""The option of a migration's context with a list that notes the tables which are created, as they are created."""
+
 _MYSQL_OPTIONS: Mapping[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -38,6 +41,7 @@ def create_table(
     table = sa.Table(name, sa.MetaData(), *columns, *behind, sqlite_strict=True, **_MYSQL_OPTIONS)
     for index, fields in (indexes or {}).items():
         sa.Index(index, *(table.c[field] for field in fields))
+    _note(table)
     for statement in creation(table, dialect, if_missing=dialect.name == "mysql"):
         op.execute(statement)
 
@@ -48,7 +52,9 @@ def create_rows_to_lock(name: str, rows: int) -> None:
     if dialect.name != "mysql":
         return
     key = sa.Column("id", mysql.TINYINT(), primary_key=True, autoincrement=False)
-    (statement,) = creation(sa.Table(name, sa.MetaData(), key, **_MYSQL_OPTIONS), dialect, if_missing=True)
+    table = sa.Table(name, sa.MetaData(), key, **_MYSQL_OPTIONS)
+    _note(table)
+    (statement,) = creation(table, dialect, if_missing=True)
     op.execute(statement)
     op.execute(f"INSERT IGNORE INTO {name} (id) VALUES {', '.join(f'({row})' for row in range(rows))}")
 
@@ -75,6 +81,12 @@ def version_table(dialect: sa.Dialect) -> sa.Table:
     column = sa.Column("version_num", sa.String(32), nullable=False)
     key = sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc")
     return sa.Table("alembic_version", sa.MetaData(), column, key, **options)
+
+
+def _note(table: sa.Table) -> None:
+    noted: list[sa.Table] | None = op.get_context().opts.get(TABLES)
+    if noted is not None:
+        noted.append(table)
 
 
 def _indexed(name: str, table: str) -> list[str]:
