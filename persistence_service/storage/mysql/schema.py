@@ -59,6 +59,13 @@ class MysqlSchema(Schema):
         return None if collection.parent is None else f"fk_{collection.name}_{collection.parent.field}"
 
 
+def service_tables() -> MetaData:
+    """Every table that the service reads and writes: those of the collections, and `NAME_LOCKS`."""
+    metadata = MysqlSchema(ALL_COLLECTIONS).metadata
+    _rows_to_lock(NAME_LOCKS, metadata)
+    return metadata
+
+
 def lock_table(metadata: MetaData) -> Table:
     """The table with the one row that whoever migrates holds."""
     return _rows_to_lock("migration_lock", metadata)
@@ -71,10 +78,9 @@ def _rows_to_lock(name: str, metadata: MetaData) -> Table:
 
 def mysql_schema() -> str:
     """Statements that make, on a server without the database, what the migrations make."""
-    schema = MysqlSchema(ALL_COLLECTIONS)
-    lock_table(schema.metadata)
-    _rows_to_lock(NAME_LOCKS, schema.metadata)
+    metadata = service_tables()
+    lock_table(metadata)
     rows = f"INSERT INTO {NAME_LOCKS} (id) VALUES {', '.join(f'({row})' for row in range(NAME_LOCK_ROWS))}"
     creation = f"CREATE DATABASE IF NOT EXISTS `{_DATABASE}` CHARACTER SET utf8mb4 COLLATE {COLLATION}"
     database = f"{creation};\n\nUSE `{_DATABASE}`;\n\n"
-    return _HEADER + database + schema_text(schema.metadata, mysql.dialect(), [rows])
+    return _HEADER + database + schema_text(metadata, mysql.dialect(), [rows])

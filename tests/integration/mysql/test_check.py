@@ -211,56 +211,6 @@ async def test_an_account_with_fewer_connections_than_the_pool_is_a_problem(
     assert levels(await found(options)) == {"connections": PROBLEM}
 
 
-# ------------------------------------------------------------------------------------------------------ the tables
-
-CHANGED: dict[str, tuple[str, str, Level]] = {
-    "a later schema": ("schema", "UPDATE alembic_version SET version_num = '9999'", PROBLEM),
-    "an earlier schema": ("schema", "UPDATE alembic_version SET version_num = '0001'", WARNING),
-    "a missing table": ("tables", "DROP TABLE dead_letter_parts", WARNING),
-    "another engine": ("tables", "ALTER TABLE deleted_sessions ENGINE=MyISAM", PROBLEM),
-    "another collation": (
-        "collation",
-        "ALTER TABLE deleted_sessions CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-        PROBLEM,
-    ),
-    "a column that demands a value": ("columns", "ALTER TABLE dead_letters ADD COLUMN extra INT NOT NULL", PROBLEM),
-    "a second unique key": ("unique keys", "CREATE UNIQUE INDEX one ON dead_letters (session_id)", PROBLEM),
-    "a trigger": ("triggers", "CREATE TRIGGER t BEFORE INSERT ON dead_letters FOR EACH ROW SET @x = 1", WARNING),
-}
-
-
-@pytest.mark.parametrize("change", CHANGED)
-async def test_what_somebody_changed_is_told(database_server: Server, database: str, change: str) -> None:
-    name, statement, level = CHANGED[change]
-    database_server.sql(statement, database)
-
-    assert levels(await found(database_server.options(database))) == {name: level}
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "ALTER TABLE dead_letters ADD COLUMN extra INT NOT NULL DEFAULT 1",
-        "ALTER TABLE dead_letters ADD COLUMN extra INT",
-        "ALTER TABLE dead_letters ADD COLUMN extra INT AS (1) STORED",
-        "CREATE INDEX more ON dead_letters (session_id)",
-        "CREATE TABLE of_others (a INT UNIQUE) ENGINE=MyISAM",
-    ],
-)
-async def test_what_somebody_added_and_does_no_harm_is_not(
-    database_server: Server, database: str, statement: str
-) -> None:
-    database_server.sql(statement, database)
-
-    assert levels(await found(database_server.options(database))) == {}
-
-
-async def test_an_empty_database_is_told_to_be_migrated(database_server: Server) -> None:
-    findings = await found(database_server.options(database_server.new_database()))
-
-    assert levels(findings) == {"schema": WARNING, "tables": NOT_CHECKED}
-
-
 # ----------------------------------------------------------------------------------------------- the server's set-up
 
 SET: dict[str, tuple[str, dict[str, str], Level]] = {

@@ -18,7 +18,7 @@ __all__ = ["diagnose"]
 
 _PER_HOST = (server_findings, privilege_findings, group_findings)
 _OF_HOST = "tls, version, clock, packet, durability, connections, session, writable, privileges, group"
-_OF_DATABASE = "schema, tables, collation, columns, unique keys, triggers"
+_OF_DATABASE = "schema, tables, column types, indexes, foreign keys, collation, columns, unique keys, triggers"
 
 
 async def diagnose(options: MysqlOptions) -> list[Finding]:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from persistence_service.errors import SchemaTooNew, StorageSetupError
-from persistence_service.storage.collections import ALL_COLLECTIONS
+from persistence_service.storage.mysql.diagnosis.design import NAMES, TABLES, design_findings
 from persistence_service.storage.mysql.diagnosis.host import Host
 from persistence_service.storage.mysql.health import schema_versions
-from persistence_service.storage.mysql.schema import MysqlSchema
 from persistence_service.storage.powers import Finding, Level
 from persistence_service.storage.sql.migrate import newest_version, version_problem
 
 _COLLATIONS = frozenset({"utf8mb4_0900_bin", "utf8mb4_nopad_bin"})
-_TABLES = MysqlSchema(ALL_COLLECTIONS).metadata.tables
-_OURS = ", ".join(f"'{name}'" for name in sorted(_TABLES))
 _MIGRATE = "Run `persistence-service migrate`, or start the service with storage.migrate_on_start."
 
 
 async def database_findings(host: Host) -> list[Finding]:
     """The schema's version; and of the tables that there are, whether they are still what the migrations made."""
-    found = [await _version(host)]
-    engines = dict(await host.rows(_about("table_name, engine", "tables")))
-    if not engines:
-        return [*found, Finding("tables", Level.NOT_CHECKED, "there are none yet")]
+    version = await _version(host)
+    tables = await host.rows(_about("table_name, table_type, engine", "tables"))
+    is_complete = version.level is Level.OK
+    if not tables and not is_complete:
+        return [version, Finding("tables", Level.NOT_CHECKED, "there are none yet")]
     columns = await host.rows(
         _about("table_name, column_name, collation_name, is_nullable, column_default, extra", "columns")
     )
@@ -34,11 +32,13 @@ async def database_findings(host: Host) -> list[Finding]:
     )
     triggers = await host.rows(
         "SELECT trigger_name, event_object_table FROM information_schema.triggers "
-        f"WHERE event_object_schema = DATABASE() AND event_object_table IN ({_OURS})"
+        f"WHERE event_object_schema = DATABASE() AND event_object_table IN ({NAMES})"
     )
+    design = await design_findings(host, [str(table) for table, _, _ in tables]) if is_complete else []
     return [
-        *found,
-        _engines(engines),
+        version,
+        _tables(tables, is_complete=is_complete),
+        *design,
         _collations(columns),
         _foreign_columns(columns),
         _unique_keys(indexes),
@@ -50,7 +50,7 @@ def _about(what: str, view: str, more: str = "") -> str:
     """What `information_schema` says of our tables; `what` is named in lower case, whatever case the server has it in."""
     return (
         f"SELECT DISTINCT {what} FROM information_schema.{view} "
-        f"WHERE table_schema = DATABASE() AND table_name IN ({_OURS}) {more}"
+        f"WHERE table_schema = DATABASE() AND table_name IN ({NAMES}) {more}"
     )
 
 
@@ -71,9 +71,17 @@ async def _version(host: Host) -> Finding:
     return Finding("schema", Level.OK, f"version {newest_version()}")
 
 
-def _engines(engines: Mapping[str, str]) -> Finding:
-    missing = sorted(_TABLES.keys() - engines.keys())
-    wrong = sorted(f"{name} ({engine})" for name, engine in engines.items() if engine != "InnoDB")
+def _tables(tables: Sequence[tuple[Any, ...]], *, is_complete: bool) -> Finding:
+    """Whether they are tables, and all that there should be of a schema that `is_complete`, as it says itself."""
+    views = sorted(str(name) for name, kind, _ in tables if "VIEW" in kind)
+    if views:
+        return Finding(
+            "tables",
+            Level.PROBLEM,
+            f"a view in place of a table: {', '.join(views)}",
+            "Drop it or rename it, and make the table with its statement in database/schema.sql.",
+        )
+    wrong = sorted(f"{name} ({engine})" for name, _, engine in tables if engine != "InnoDB")
     if wrong:
         return Finding(
             "tables",
@@ -81,15 +89,21 @@ def _engines(engines: Mapping[str, str]) -> Finding:
             f"not InnoDB, so without transactions: {', '.join(wrong)}",
             "ALTER TABLE … ENGINE=InnoDB;",
         )
-    if missing:
-        return Finding("tables", Level.WARNING, f"missing: {', '.join(missing)}", _MIGRATE)
-    return Finding("tables", Level.OK, f"{len(engines)} tables of InnoDB")
+    missing = sorted(TABLES.keys() - {name for name, _, _ in tables})
+    if missing and is_complete:
+        return Finding(
+            "tables",
+            Level.PROBLEM,
+            f"missing, though the schema says that it is complete: {', '.join(missing)}",
+            "Restore them from a backup, or make them empty with their statements in database/schema.sql.",
+        )
+    return Finding("tables", Level.OK, f"{len(tables)} tables of InnoDB")
 
 
 def _collations(columns: Sequence[tuple[Any, ...]]) -> Finding:
     wrong: dict[str, set[str]] = defaultdict(set)
     for table, column, collation, *_ in columns:
-        if column in _TABLES[table].columns and collation is not None and collation not in _COLLATIONS:
+        if column in TABLES[table].columns and collation is not None and collation not in _COLLATIONS:
             wrong[table].add(collation)
     if not wrong:
         return Finding("collation", Level.OK, "texts are compared byte by byte")
@@ -107,7 +121,7 @@ def _foreign_columns(columns: Sequence[tuple[Any, ...]]) -> Finding:
     wrong = [
         f"{table}.{column}"
         for table, column, _, nullable, default, extra in columns
-        if column not in _TABLES[table].columns and nullable == "NO" and default is None and not extra
+        if column not in TABLES[table].columns and nullable == "NO" and default is None and not extra
     ]
     if not wrong:
         return Finding("columns", Level.OK, "none that the service does not know demands a value")
