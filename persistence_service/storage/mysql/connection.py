@@ -23,6 +23,7 @@ from persistence_service.storage.mysql.wire import Wire
 # pings what it keeps more often than this.
 SESSION_IDLE_S = 60
 _ROLLBACK_S = 5.0
+_KILL_S = 2.0
 _CLOSE_WAIT_S = 1.0
 
 _ASSIGNMENTS = session.assignments(idle_s=SESSION_IDLE_S, table_wait_s=session.LOCK_WAIT_S)
@@ -54,6 +55,7 @@ class MysqlConnection:
         self.address = address
         self.facts = facts
         self.was_lost = False  # closed by the other side, or by us on another's behalf
+        self.left_running = False  # the server may still be at a statement that was given up
         self.opened_at = self._used_at = time.monotonic()
 
     @classmethod
@@ -109,7 +111,8 @@ class MysqlConnection:
     async def run(self, statement: str | bytes, *, limit_s: float | None = None) -> Answer:
         """Do one statement; `limit_s` is None for the usual limit.
 
-        After a time-out, a cancellation or a loss the socket is closed: whether the statement was done is not known.
+        After a time-out, a cancellation or a loss the socket is closed: whether the statement was done is not known, and the
+        server, which does not look at the socket meanwhile, may go on with it and hold its locks until it ends.
 
         Raises:
             PersistenceError: as `translated` says; StorageUnavailable for a time-out and a lost connection.
@@ -122,10 +125,12 @@ class MysqlConnection:
                 await self._wire.query(text)
         except Exception as exc:
             if limit.expired():
+                self.left_running = True
                 self.abandon()
                 raise StorageUnavailable(f"{_name(self.address)} gave no answer within {limit_s:g} s") from exc
             raise self._failure(exc) from exc
         except BaseException:
+            self.left_running = True
             self.abandon()
             raise
         self._used_at = time.monotonic()
@@ -141,11 +146,21 @@ class MysqlConnection:
 
     async def commit(self) -> None:
         """After an error the outcome is unknown unless the server itself refused."""
-        await self.run("COMMIT")
+        try:
+            await self.run("COMMIT")
+        finally:
+            self.left_running = False  # better that it ends as it will
 
     async def roll_back(self) -> None:
         """Quickly or not at all: once the connection is closed, the server does it by itself."""
         await self.run("ROLLBACK", limit_s=min(_ROLLBACK_S, self._answer_timeout_s))
+
+    async def kill_statement_of(self, other: MysqlConnection) -> None:
+        """Have the server end what `other`, a connection to the same server that was given up, has left running."""
+        try:
+            await self.run(f"KILL QUERY {other._wire.thread_id()}", limit_s=min(_KILL_S, self._answer_timeout_s))
+        finally:
+            self.left_running = False  # which nobody has to end
 
     def abandon(self) -> None:
         """Close the socket now: the server rolls back what is open."""

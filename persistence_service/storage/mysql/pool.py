@@ -116,6 +116,9 @@ class ConnectionPool:
     def transaction(self) -> AbstractAsyncContextManager[MysqlConnection]:
         """BEGIN is done. COMMIT at the block's end, even if that is cancelled; ROLLBACK after an exception.
 
+        A statement that was given up (a time-out, a cancellation) may hold its locks for a while: the server is asked to end it
+        if a connection is idle then, and otherwise ends it by itself when it has waited for a lock for long enough.
+
         Raises:
             StorageUnavailable: also for a COMMIT that was lost: its outcome is unknown.
         """
@@ -149,11 +152,14 @@ class ConnectionPool:
             finally:
                 self._put_back(lease)
 
-        lease.is_ending = True
         task = asyncio.create_task(end_and_put_back())
+        self._leave_to(task, lease)
+        await asyncio.shield(task)
+
+    def _leave_to(self, task: asyncio.Task[None], lease: _Lease) -> None:
+        lease.is_ending = True
         self._ends.add(task)
         task.add_done_callback(self._ended)
-        await asyncio.shield(task)
 
     async def _all_ended(self) -> None:
         while self._ends:
@@ -203,19 +209,29 @@ class ConnectionPool:
         lease.held = await self._connector.connect()
 
     def _put_back(self, lease: _Lease) -> None:
-        self._leases.discard(lease)
         connection = lease.held
+        if connection is not None and connection.left_running and self._is_of_primary(connection):
+            lease.held = self._idle.take()
+            if lease.held is not None:
+                self._leave_to(asyncio.create_task(self._kill(lease, connection)), lease)
+                return
+        self._leases.discard(lease)
         if connection is not None:
             self._idle.put(connection)
         self._permits.release()
 
+    async def _kill(self, lease: _Lease, given_up: MysqlConnection) -> None:
+        """Free the locks of a statement that was given up, over a connection that lay idle, if there is one."""
+        try:
+            await lease.connection.kill_statement_of(given_up)
+        finally:
+            self._put_back(lease)
+
     def _is_fit(self, connection: MysqlConnection) -> bool:
-        return (
-            self._is_open
-            and connection.is_clean
-            and connection.address == self.primary
-            and connection.opened_at >= self._renewed_at
-        )
+        return self._is_open and connection.is_clean and self._is_of_primary(connection)
+
+    def _is_of_primary(self, connection: MysqlConnection) -> bool:
+        return connection.address == self.primary and connection.opened_at >= self._renewed_at
 
     def _renew(self) -> None:
         """What an address leads to may have changed (a name, a virtual address, a proxy): only new connections show it."""

@@ -94,6 +94,33 @@ async def _nothing_is_locked(pool: ConnectionPool) -> None:
                 return await transact(pool, "INSERT INTO t VALUES (0), (1), (2)", "DELETE FROM t")
 
 
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+async def test_a_transaction_given_up_while_it_waits_for_a_lock_leaves_its_own(
+    database_server: Server, how: str
+) -> None:
+    database = database_server.new_database()
+    database_server.sql("CREATE TABLE t (a INT PRIMARY KEY)", database)
+    database_server.sql("INSERT INTO t VALUES (1), (2)", database)
+    async with opened(database_server.options(database, pool_size=_COUNT)) as pool:
+        await at_once(pool, _COUNT, _echo)
+
+        async def wait() -> object:
+            async with pool.transaction() as connection:
+                await connection.run("SET SESSION innodb_lock_wait_timeout=100")
+                await connection.run("DELETE FROM t WHERE a = 1")
+                return await connection.run("DELETE FROM t WHERE a = 2", limit_s=1 if how == "timed out" else 60)
+
+        async with pool.transaction() as holding:
+            await holding.run("DELETE FROM t WHERE a = 2")
+            task = asyncio.create_task(wait())
+            await until(lambda: _is_running(database_server, database, "a = 2"), "it waits")
+            if how == "cancelled":
+                task.cancel()
+            await asyncio.wait([task])
+            await transact(pool, "DELETE FROM t WHERE a = 1")  # else a conflict, after 5 s
+        await _is_whole(pool, database_server, database)
+
+
 async def test_cancelled_between_statements_rolls_back_and_keeps_the_connection(database_server: Server) -> None:
     database = database_server.new_database()
     database_server.sql("CREATE TABLE t (a INT PRIMARY KEY)", database)
