@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,37 @@ async def test_an_account_that_may_only_read_is_a_problem(account: Callable[...,
 @pytest.mark.parametrize("on", ["*.*", "`test\\_%`.*", "{}.*"])
 async def test_privileges_on_more_than_the_database_count_too(account: Callable[..., MysqlOptions], on: str) -> None:
     assert levels(await found(account(f"ALL PRIVILEGES ON {on}"))) == {}
+
+
+async def test_an_account_without_any_right_on_the_database_is_told_which_and_what_to_grant(
+    account: Callable[..., MysqlOptions], database_server: Server, database: str
+) -> None:
+    findings = await found(options := account())
+
+    assert levels(findings) == {
+        "login": PROBLEM,
+        "privileges": PROBLEM,
+        "privileges to migrate": WARNING,
+        "others": NOT_CHECKED,
+    }
+    assert f"no right at all on a database {database}" in findings["login"].detail
+    granting = findings["login"].remedy.partition("then: ")[2].replace("@…;", "@'%'")
+    database_server.sql(granting)
+    assert levels(await found(options)) == {}
+
+
+async def test_a_name_of_a_database_may_have_a_space(
+    account: Callable[..., MysqlOptions], database_server: Server, database: str
+) -> None:
+    odd = f"{database} of `ours`"
+    quoted = "`" + odd.replace("`", "``") + "`"
+    database_server.sql(f"CREATE DATABASE {quoted}")
+    try:
+        options = replace(account(f"ALL PRIVILEGES ON {quoted}.*"), database=odd)
+        await migrate(options)
+        assert levels(await found(options)) == {}
+    finally:
+        database_server.sql(f"DROP DATABASE {quoted}")
 
 
 async def test_a_clock_that_is_off_is_a_warning(database_server: Server, database: str) -> None:

@@ -12,8 +12,8 @@ from persistence_service.errors import (
 )
 from persistence_service.settings import TlsMode
 from persistence_service.storage.mysql.diagnosis import group, server
+from persistence_service.storage.mysql.diagnosis.grants import MIGRATING, RUNNING, granted_on
 from persistence_service.storage.mysql.diagnosis.host import Host, _refusal
-from persistence_service.storage.mysql.diagnosis.privileges import MIGRATING, RUNNING, granted_on
 from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.powers import Level
 
@@ -84,6 +84,21 @@ def test_what_a_power_cut_takes_is_a_problem(variables: dict[str, str], level: L
     looked.variables = variables
 
     assert server._durability(looked).level is level
+
+
+@pytest.mark.parametrize(
+    "size, shown, level",
+    [
+        ("4096", "4KiB", PROBLEM),
+        (str(5 * 2**20), "5MiB", PROBLEM),
+        (str(8 * 2**20), "8MiB", WARNING),
+        ("67108864", "64MiB", OK),
+    ],
+)
+def test_a_packet_is_shown_as_sizes_are_written(size: str, shown: str, level: Level) -> None:
+    finding = server._packet(host(max_allowed_packet=size))
+
+    assert (finding.level, f"max_allowed_packet is {shown}" in finding.detail) == (level, True)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +192,21 @@ def test_reads_that_may_miss_what_was_stored_are_a_warning(consistency: str, lev
         ("GRANT SELECT ON `%`.* TO `u`@`%` WITH GRANT OPTION", {"SELECT"}),
         ("GRANT `role`@`%` TO `u`@`%`", set()),
         ("GRANT ALL PRIVILEGES ON *.* TO `u`@`%`", {*RUNNING, *MIGRATING}),
+        ("GRANT SELECT ON `D`.* TO `u`@`%`", set()),
+        ("GRANT EXECUTE ON FUNCTION `d`.* TO `u`@`%`", set()),
     ],
 )
 def test_only_grants_on_all_of_the_database_count(grant: str, privileges: set[str]) -> None:
     assert granted_on("d", [grant]) == privileges
+
+
+@pytest.mark.parametrize("database", ["my data", "a.b", "of `two` ticks", "on to `"])
+def test_a_database_may_have_any_name(database: str) -> None:
+    quoted = "`" + database.replace("`", "``") + "`"
+
+    assert granted_on(database, [f"GRANT SELECT, INSERT ON {quoted}.* TO `u`@`%`"]) == {"SELECT", "INSERT"}
+
+
+def test_case_counts_for_nothing_where_the_server_ignores_it() -> None:
+    assert granted_on("Data", [r"GRANT SELECT ON `dat\_`.* TO `u`@`%`"], ignore_case=True) == set()
+    assert granted_on("Data", ["GRANT SELECT ON `data`.* TO `u`@`%`"], ignore_case=True) == {"SELECT"}

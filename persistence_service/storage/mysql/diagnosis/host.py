@@ -11,6 +11,7 @@ from pymysql.constants import ER
 
 from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable, UnclassifiedStorageError
 from persistence_service.storage.mysql.connection import MysqlConnection
+from persistence_service.storage.mysql.diagnosis.grants import RUNNING, grant_statement
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.powers import Finding, Level
 
@@ -23,6 +24,8 @@ _TOO_MANY = (ER.CON_COUNT_ERROR, ER.TOO_MANY_USER_CONNECTIONS, ER.USER_LIMIT_REA
 class Host:
     """What is known of a host; `connection` is None where the account did not get in.
 
+    `is_denied` says that the account has no right on the database, be it there or not.
+
     `variables` are the server's, `session` those of our connection, `status` counters of our connection: texts by name, and
     without those that the server does not have.
     """
@@ -31,6 +34,7 @@ class Host:
     address: Address
     connection: MysqlConnection | None = None
     has_database: bool = True
+    is_denied: bool = False
     findings: list[Finding] = field(default_factory=list)
     variables: Mapping[str, str] = field(default_factory=dict)
     session: Mapping[str, str] = field(default_factory=dict)
@@ -74,9 +78,9 @@ async def reach(options: MysqlOptions, address: Address) -> Host:
         try:
             host.connection = await MysqlConnection.open(options, address)
         except StorageSetupError as exc:
-            if exc.number != ER.BAD_DB_ERROR:
+            if exc.number not in (ER.BAD_DB_ERROR, ER.DBACCESS_DENIED_ERROR):
                 raise
-            host.has_database = False
+            host.has_database, host.is_denied = False, exc.number == ER.DBACCESS_DENIED_ERROR
             host.connection = await MysqlConnection.open(replace(options, database=""), address)
         host.findings.append(await _latency(host, time.perf_counter() - began))
         await _ask(host)
@@ -119,11 +123,18 @@ def _login(host: Host) -> Finding:
     if host.has_database:
         return Finding("login", Level.OK, f"the account {account} gets in")
     database = host.options.database
+    if host.is_denied:
+        return Finding(
+            "login",
+            Level.PROBLEM,
+            f"the account {account} gets in, but has no right at all on a database {database}",
+            f"Make the database if there is none, then: {grant_statement(host.options, RUNNING)}",
+        )
     return Finding(
         "login",
         Level.PROBLEM,
         f"the account {account} gets in, but there is no database {database}, or the account may not know of it",
-        f"Make it, and give the account its privileges: CREATE DATABASE {database};",
+        f"Make it, and give the account its privileges: CREATE DATABASE `{database}`;",
     )
 
 

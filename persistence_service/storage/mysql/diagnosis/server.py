@@ -11,6 +11,7 @@ from typing import Final
 
 from persistence_service.models.limits import MAX_RECORD_BYTES
 from persistence_service.settings import TlsMode
+from persistence_service.settings.units import format_size
 from persistence_service.storage.mysql.diagnosis.host import Host, is_on
 from persistence_service.storage.mysql.session import ISOLATION, SQL_MODE, TIME_ZONE
 from persistence_service.storage.powers import Finding, Level
@@ -103,7 +104,7 @@ async def _clock(host: Host, wall_s: Callable[[], float]) -> Finding:
 
 def _packet(host: Host) -> Finding:
     size = int(host.variables.get("max_allowed_packet", 0))
-    detail = f"max_allowed_packet is {size / 2**20:.0f} MiB"
+    detail = f"max_allowed_packet is {format_size(size)}"
     remedy = "Set max_allowed_packet to 64M in the server's configuration."
     if size <= MAX_RECORD_BYTES:
         return Finding(
