@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, NamedTuple
 
@@ -23,7 +25,12 @@ from persistence_service.storage.powers import Diagnosable, Finding, Level
 
 EXIT_FOUND_PROBLEMS = 1
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.NOT_CHECKED: "dim"}
+_IN_FILE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 _SEVERITY = (Level.PROBLEM, Level.WARNING, Level.OK)
+
+_BY_HAND = (
+    "Run `persistence-service migrate`: the service may not do it by itself, and stores nothing until it is done."
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 
@@ -57,7 +64,7 @@ def check(config: Config = None, option: Options = None, as_json: AsJson = False
 
 
 def _configuration(loaded: LoadedSettings) -> Finding:
-    given = sorted({source for source in loaded.sources.values() if source != DEFAULT_SOURCE})
+    given = list(_named_once({source for source in loaded.sources.values() if source != DEFAULT_SOURCE}))
     detail = f"from {', '.join(given)}" if given else "nothing is set, so all values are defaults"
     if not loaded.unused:
         return Finding("settings", Level.OK, detail)
@@ -67,6 +74,22 @@ def _configuration(loaded: LoadedSettings) -> Finding:
         f"set, but used by nothing: {', '.join(loaded.unused)}",
         "Set storage.backend to mysql if the records are to go there.",
     )
+
+
+def _named_once(sources: Iterable[str]) -> Iterator[str]:
+    """The sources, a file once however many of its lines set something."""
+    lines: dict[str, list[int]] = defaultdict(list)
+    for source in sorted(sources):
+        in_file = _IN_FILE.fullmatch(source)
+        if in_file is None:
+            yield source
+        else:
+            lines[in_file["file"]].append(int(in_file["line"]))
+    for file, numbers in lines.items():
+        if len(numbers) == 1:
+            yield f"{file} line {numbers[0]}"
+        else:
+            yield f"{file} ({len(numbers)} of its lines {min(numbers)} to {max(numbers)})"
 
 
 async def _backends(settings: Settings) -> list[Part]:
@@ -80,7 +103,7 @@ def _without_migration(finding: Finding) -> Finding:
     """The service stores nothing until the schema is up to date, and that is a problem if it does not see to it by itself."""
     if finding.name != "schema" or finding.level is not Level.WARNING:
         return finding
-    return replace(finding, level=Level.PROBLEM)
+    return replace(finding, level=Level.PROBLEM, remedy=_BY_HAND)
 
 
 async def _findings_on(backend: StorageBackend) -> Sequence[Finding]:

@@ -76,7 +76,10 @@ def test_a_schema_that_is_not_up_to_date_is_a_problem_where_the_service_may_not_
     old = ("--set", "sqlite.path=old.db")
 
     assert found(*old)["sqlite: schema"]["level"] == "warning"
-    assert found(*old, "--set", "storage.migrate_on_start=false")["sqlite: schema"]["level"] == "problem"
+    finding = found(*old, "--set", "storage.migrate_on_start=false")["sqlite: schema"]
+    assert finding["level"] == "problem"
+    assert "persistence-service migrate" in finding["remedy"]
+    assert "migrate_on_start" not in finding["remedy"], "which was chosen"
 
 
 def test_a_wrong_configuration_ends_with_2_and_a_sentence(tmp_path: Path) -> None:
@@ -96,6 +99,17 @@ def test_what_is_set_and_used_by_nothing_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PERSISTENCE_DATABASE__HOST", "db.example")
 
     assert "database.host" in found()["configuration: settings"]["detail"]
+
+
+def test_a_file_of_settings_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "many.yaml").write_text("sqlite:\n  path: a.db\nservice:\n  host: localhost\n  port: 8081\n")
+    (tmp_path / ".env").write_text("PERSISTENCE_JOURNAL__DIRECTORY=here\n")
+    detail = found("--config", "many.yaml")["configuration: settings"]["detail"]
+
+    assert "many.yaml (3 of its lines 2 to 5)" in detail
+    assert detail.count("many.yaml") == 1
+    assert ".env line 1" in detail
+    assert "environment PERSISTENCE_JOURNAL__MIN_FREE" in detail
 
 
 def test_a_journal_that_a_service_owns_is_left_to_it(tmp_path: Path) -> None:
