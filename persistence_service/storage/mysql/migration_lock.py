@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import structlog
 from pymysql.constants import ER
 from sqlalchemy import Dialect, MetaData
 
@@ -11,6 +12,8 @@ from persistence_service.errors import StorageSetupError, StorageUnavailable, Tr
 from persistence_service.storage.mysql.migration_connection import MigrationConnection
 from persistence_service.storage.mysql.schema import lock_table
 from persistence_service.storage.sql.creation import creation
+
+_log = structlog.get_logger(__name__)
 
 _ATTEMPT_S = 1
 
@@ -40,9 +43,14 @@ class MigrationLock:
             StorageUnavailable: another has it for longer than `wait_s`.
         """
         self._connection.run(f"SET innodb_lock_wait_timeout={_ATTEMPT_S}")
-        give_up_at = time.monotonic() + wait_s
+        began = time.monotonic()
+        was_told = False
         while not self._try():
-            if time.monotonic() > give_up_at:
+            waited_s = time.monotonic() - began
+            if waited_s >= _ATTEMPT_S and not was_told:
+                was_told = True
+                _log.warning("storage.migration_waits", reason="another is migrating the database", at_most_s=wait_s)
+            if waited_s > wait_s:
                 raise StorageUnavailable("another instance is migrating the database; this one waits for it")
 
     def confirm(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,13 @@ from typer.testing import CliRunner, Result
 
 from persistence_service.cli.app import app
 from persistence_service.errors import SchemaTooNew, StorageSetupError
+from persistence_service.storage.mysql.migration_connection import MigrationConnection
+from persistence_service.storage.mysql.migration_lock import MigrationLock
 from persistence_service.storage.sql.migrate import newest_version
 from tests.integration.mysql.migrating import tables
 from tests.servers.server import Server
 
+ROOT = Path(__file__).parents[3]
 Migrate = Callable[..., Result]
 
 
@@ -82,3 +87,22 @@ def test_a_schema_of_a_later_version_is_refused(migrate: Migrate, database: str,
 
     assert isinstance(migrate(database).exception, SchemaTooNew)
     assert isinstance(migrate(database, "--dry-run").exception, SchemaTooNew)
+
+
+def test_it_says_that_it_waits_while_another_is_migrating(
+    database: str, database_server: Server, tmp_path: Path
+) -> None:
+    options = database_server.options(database)
+    settings = [
+        part for item in database_server.settings(database).items() for part in ("--set", "{}={}".format(*item))
+    ]
+    command = [sys.executable, str(ROOT / "main.py"), "migrate", *settings]
+    with closing(MigrationConnection(options, options.addresses[0])) as other:
+        MigrationLock(other).take(10)
+        waiting = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert waiting.stderr is not None
+        told = waiting.stderr.readline()
+    said, _ = waiting.communicate(timeout=60)
+
+    assert "another is migrating the database" in told
+    assert (waiting.returncode, said) == (0, f"mysql: the schema was migrated from nothing to {newest_version()}\n")
