@@ -16,6 +16,7 @@ from persistence_service.errors import PersistenceError, StorageSetupError, Stor
 from persistence_service.storage.mysql import session
 from persistence_service.storage.mysql.errors import READ_ONLY, translated
 from persistence_service.storage.mysql.facts import ServerFacts, find_facts
+from persistence_service.storage.mysql.grants import RUNNING, grant_statement
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.mysql.wire import Wire
 
@@ -78,7 +79,7 @@ class MysqlConnection:
             ) from exc
         except Exception as exc:
             wire.close()
-            raise _connect_error(exc, address) from exc
+            raise _connect_error(exc, address, options) from exc
         except BaseException:
             wire.close()
             raise
@@ -189,7 +190,7 @@ class MysqlConnection:
         return translated(error) or StorageUnavailable(f"{_name(self.address)}: {error}", number=number)
 
 
-def _connect_error(error: Exception, address: Address) -> PersistenceError:
+def _connect_error(error: Exception, address: Address, options: MysqlOptions) -> PersistenceError:
     cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return StorageSetupError(
@@ -197,6 +198,12 @@ def _connect_error(error: Exception, address: Address) -> PersistenceError:
             "database.host, and whether this is the right server"
         )
     known = translated(error)
+    if isinstance(known, StorageSetupError) and known.number == ER.DBACCESS_DENIED_ERROR:
+        grant = grant_statement(options, RUNNING)
+        return StorageSetupError(
+            f"the account {options.user} has no right at all on a database {options.database}; {grant}",
+            number=known.number,
+        )
     if known is not None:
         return known
     return StorageUnavailable(f"can't connect to {_name(address)}: {cause}")

@@ -81,6 +81,18 @@ def test_an_account_without_the_privileges_is_told_what_to_do(
     assert "persistence-service migrate" in str(error)
 
 
+def test_an_account_without_any_right_on_the_database_is_told_which_and_what_to_grant(
+    migrate: Migrate, database: str, database_server: Server
+) -> None:
+    name = database.removeprefix("test_")
+    database_server.sql(f"CREATE USER '{name}'@'%' IDENTIFIED BY 'right'")
+    error = migrate(database, user=name, password="right").exception
+    database_server.sql(f"DROP USER '{name}'@'%'")
+
+    assert isinstance(error, StorageSetupError)
+    assert f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{database}`.* TO '{name}'@…;" in str(error)
+
+
 def test_a_schema_of_a_later_version_is_refused(migrate: Migrate, database: str, database_server: Server) -> None:
     migrate(database)
     database_server.sql("UPDATE alembic_version SET version_num = '9999'", database)

@@ -12,8 +12,8 @@ from persistence_service.errors import (
 )
 from persistence_service.settings import TlsMode
 from persistence_service.storage.mysql.diagnosis import group, server
-from persistence_service.storage.mysql.diagnosis.grants import MIGRATING, RUNNING, granted_on
 from persistence_service.storage.mysql.diagnosis.host import Host, _refusal
+from persistence_service.storage.mysql.grants import MIGRATING, RUNNING, granted_on
 from persistence_service.storage.mysql.options import MysqlOptions, TlsOptions
 from persistence_service.storage.powers import Level
 

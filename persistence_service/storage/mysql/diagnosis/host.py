@@ -11,7 +11,7 @@ from pymysql.constants import ER
 
 from persistence_service.errors import PersistenceError, StorageSetupError, StorageUnavailable, UnclassifiedStorageError
 from persistence_service.storage.mysql.connection import MysqlConnection
-from persistence_service.storage.mysql.diagnosis.grants import RUNNING, grant_statement
+from persistence_service.storage.mysql.grants import RUNNING, grant_statement
 from persistence_service.storage.mysql.options import Address, MysqlOptions
 from persistence_service.storage.powers import Finding, Level
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from persistence_service.errors import SchemaTooNew, StorageSetupError
-from persistence_service.storage.mysql.diagnosis.grants import MIGRATING, RUNNING, grant_statement, granted_on
 from persistence_service.storage.mysql.diagnosis.host import Host
+from persistence_service.storage.mysql.grants import MIGRATING, RUNNING, grant_statement, granted_on
 from persistence_service.storage.mysql.health import schema_versions
 from persistence_service.storage.powers import Finding, Level
 from persistence_service.storage.sql.migrate import version_problem
