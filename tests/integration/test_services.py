@@ -1,6 +1,8 @@
 """From an accepted batch to the answers: flush, query, recovery, health, over restarts and outages."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,22 @@ async def test_a_database_of_a_later_version_prevents_the_start(
     with pytest.raises(SchemaTooNew):
         async with open_services(configure(storage={"backend": "memory"})):
             pass
+
+
+@pytest.mark.parametrize("stamps, problem", [(["a1b2c3d4e5f6"], "another program"), (["0002", "0003"], "several rows")])
+async def test_a_schema_that_a_person_has_to_mend_does_not_prevent_the_start(
+    configure: Callable[..., Settings], stamps: list[str], problem: str
+) -> None:
+    settings = configure()
+    settings.sqlite.path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(settings.sqlite.path, isolation_level=None)) as database:
+        database.execute("CREATE TABLE alembic_version (version_num TEXT PRIMARY KEY)")
+        database.executemany("INSERT INTO alembic_version VALUES (?)", [(stamp,) for stamp in stamps])
+    async with open_services(settings) as services:
+        await services.buffer.accept_sessions([session_request()])
+        with pytest.raises(StorageUnavailable, match=problem):
+            await services.buffer.flush()
+        assert (await services.health.report()).status == "degraded"
 
 
 async def test_the_shipped_defaults_open_and_count(configure: Callable[..., Settings]) -> None:
