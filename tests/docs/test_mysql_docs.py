@@ -17,8 +17,8 @@ from persistence_service.errors import (
     TransactionConflict,
 )
 from persistence_service.settings import DatabaseSettings, TlsMode, load_settings
-from persistence_service.storage.mysql.diagnosis.privileges import MIGRATING, RUNNING
 from persistence_service.storage.mysql.errors import TABLE
+from persistence_service.storage.mysql.grants import MIGRATING, RUNNING
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "mysql.md").read_text(encoding="utf-8")
