@@ -153,7 +153,7 @@ async def test_a_session_that_the_server_ended_for_idleness_is_no_error(database
         for expression in ("1", "2"):
             former = connection_ids(database_server, database)
             await until(
-                lambda former=former: not former & connection_ids(database_server, database),  # type: ignore[misc]
+                lambda former=former: not former & connection_ids(database_server, database),  # type: ignore[misc]  # mypy has no type for the default of a lambda
                 "the server ends idle sessions",
             )
             assert await value(pool, expression) == int(expression)
