@@ -238,7 +238,11 @@ async def test_a_group_that_is_away_at_the_start_is_unavailable(group_server: Gr
     with pytest.raises(StorageUnavailable):
         await pool.open()
     primary = await _primary(group_server)
-    secondaries = tuple((node.host, node.port) for node in group_server.nodes if node is not primary)
-    pool = ConnectionPool(group_server.options(database, addresses=secondaries))
+    secondaries = [node for node in group_server.nodes if node is not primary]
+    for node in secondaries:  # what the primary has committed comes to them a moment later
+        while not await asyncio.to_thread(node.sql, f"SHOW DATABASES LIKE '{database}'"):
+            pass
+    addresses = tuple((node.host, node.port) for node in secondaries)
+    pool = ConnectionPool(group_server.options(database, addresses=addresses))
     with pytest.raises(StorageUnavailable):
         await pool.open()
