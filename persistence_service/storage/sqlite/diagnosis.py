@@ -9,9 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from persistence_service.errors import PersistenceError, SchemaTooNew, StorageSetupError
 from persistence_service.storage.powers import Finding, Level
-from persistence_service.storage.sql.migrate import newest_version, version_problem
+from persistence_service.storage.sql.schema_finding import schema_finding
 from persistence_service.storage.sqlite.errors import translated
 
 _LITTLE_ROOM = 256 * 1024 * 1024
@@ -100,21 +99,4 @@ def _schema(connection: sqlite3.Connection) -> Finding:
         if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:
             raise
         versions = []  # there is no such table
-    try:
-        problem = version_problem(versions)
-    except SchemaTooNew as exc:
-        return Finding(
-            "schema", Level.PROBLEM, str(exc), "Run the version of the service that made it, or a later one."
-        )
-    except StorageSetupError as exc:
-        return Finding("schema", Level.PROBLEM, str(exc), "Do what it says, then run this again.")
-    except PersistenceError as exc:
-        return Finding("schema", Level.NOT_CHECKED, str(exc))
-    if problem:
-        return Finding(
-            "schema",
-            Level.WARNING,
-            f"of version {', '.join(versions) or 'none'}, {newest_version()} is needed",
-            "Run `persistence-service migrate`, or start the service with storage.migrate_on_start.",
-        )
-    return Finding("schema", Level.OK, f"version {newest_version()}")
+    return schema_finding(versions)

@@ -6,15 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from persistence_service.errors import SchemaTooNew, StorageSetupError
 from persistence_service.storage.mysql.diagnosis.design import NAMES, TABLES, design_findings
 from persistence_service.storage.mysql.diagnosis.host import Host
 from persistence_service.storage.mysql.health import schema_versions
 from persistence_service.storage.powers import Finding, Level
-from persistence_service.storage.sql.migrate import newest_version, version_problem
+from persistence_service.storage.sql.schema_finding import schema_finding
 
 _COLLATIONS = frozenset({"utf8mb4_0900_bin", "utf8mb4_nopad_bin"})
-_MIGRATE = "Run `persistence-service migrate`, or start the service with storage.migrate_on_start."
 
 
 async def database_findings(host: Host) -> list[Finding]:
@@ -56,19 +54,7 @@ def _about(what: str, view: str, more: str = "") -> str:
 
 async def _version(host: Host) -> Finding:
     assert host.connection is not None  # noqa: S101  # nothing is asked of hosts that were not reached
-    versions = await schema_versions(host.connection)
-    try:
-        problem = version_problem(versions)
-    except SchemaTooNew as exc:
-        return Finding(
-            "schema", Level.PROBLEM, str(exc), "Run the version of the service that made it, or a later one."
-        )
-    except StorageSetupError as exc:
-        return Finding("schema", Level.PROBLEM, str(exc), "Do what it says, then run this again.")
-    if problem:
-        detail = f"the schema is of version {', '.join(versions) or 'none'}, {newest_version()} is needed"
-        return Finding("schema", Level.WARNING, detail, _MIGRATE)
-    return Finding("schema", Level.OK, f"version {newest_version()}")
+    return schema_finding(await schema_versions(host.connection))
 
 
 def _tables(tables: Sequence[tuple[Any, ...]], *, is_complete: bool) -> Finding:
