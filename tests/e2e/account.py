@@ -63,9 +63,9 @@ class Account(Ledger):
                 if task not in states:
                     states.append(task)
 
-    def note_deleted(self, session_id: str, asked: str, answered: str) -> None:
-        """The deletion of a session was acknowledged; both are event times of the client that asked for it."""
-        self.deleted[session_id] = as_moment(asked), as_moment(answered)
+    def note_deleted(self, session_id: str, asked: datetime, answered: str) -> None:
+        """The deletion of a session was acknowledged: asked for at a time by the clock, and before the client's next event time."""
+        self.deleted[session_id] = asked, as_moment(answered)
 
     # ------------------------------------------------------------------------------------------------- the rules
 

@@ -1,6 +1,7 @@
 """The drill's workers: they delete sessions amid their work, send what no one knows, what conflicts and what is refused."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 import pytest
 
@@ -42,6 +43,11 @@ def workbook(session_id: str, tasks: int, *, poisoned_one_in: int = 0, text: str
     return Workbook(session, [cell(number) for number in range(tasks)])
 
 
+def now() -> datetime:
+    """The time by the wall clock, which the service has too; the client's event times may be ahead of it."""
+    return datetime.now(UTC)
+
+
 class Drill:
     """Everything that workers and operators do; the account knows what has to come of it."""
 
@@ -74,7 +80,7 @@ class Drill:
     async def delete(self, session_id: str) -> None:
         """Delete a session until that is acknowledged."""
         client = self.caller.client
-        asked = client.event_time()
+        asked = now()
         await client.delete_session(session_id)
         self.account.note_deleted(session_id, asked, client.event_time())
 

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
 from tests.e2e.database import POISON, Database
-from tests.e2e.drill import Drill, workbook
+from tests.e2e.drill import Drill, now, workbook
 from tests.e2e.killer import Killer
 from tests.e2e.ledger import Verdict
 from tests.e2e.outside import until
@@ -101,7 +101,7 @@ async def _deleting(drill: Drill, killer: Killer) -> None:
     await drill.worker(big).report_session("completed")
     sent = await drill.report_done(big, batch=1000)
     await drill.caller.client.flush()
-    asked = drill.caller.client.event_time()
+    asked = now()
     asker = asyncio.create_task(drill.caller.client.delete_session("big"))
     left = "(SELECT COUNT(*) FROM translation_tasks WHERE session_id = 'big')"
     await killer.kill_in_the_middle(drill.database, begun=f"{left} < {_BIG}", left=left, asker=asker)

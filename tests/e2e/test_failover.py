@@ -199,7 +199,7 @@ async def _check_members(group: Group, database: OnServer) -> None:
     }
     assert len(contents) == 1
     primary = group.known_primary()
-    question = f"SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{database.name}'"
+    question = f"SELECT COUNT(*) FROM {primary.processes} WHERE db = '{database.name}'"
 
     async def are_left_alone() -> bool:
         await any_moment(_LOOK_S)

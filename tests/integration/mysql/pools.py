@@ -62,7 +62,7 @@ async def at_once(
 
 def connection_ids(server: Server, database: str) -> set[int]:
     """The connections that the server has for `database`."""
-    rows = server.sql(f"SELECT id FROM information_schema.processlist WHERE db = '{database}'")
+    rows = server.sql(f"SELECT id FROM {server.processes} WHERE db = '{database}'")
     return {int(row[0]) for row in rows}
 
 

@@ -243,7 +243,7 @@ async def test_a_connection_left_in_a_transaction_is_not_used_again(database_ser
 def _locks(server: Server, database: str) -> int:
     return len(
         server.sql(
-            "SELECT 1 FROM information_schema.innodb_trx JOIN information_schema.processlist "
+            f"SELECT 1 FROM information_schema.innodb_trx JOIN {server.processes} "
             f"ON trx_mysql_thread_id = id WHERE db = '{database}'"
         )
     )

@@ -22,7 +22,7 @@ async def _cancel(task: asyncio.Task[object]) -> None:
 
 
 def _is_running(server: Server, database: str, text: str) -> bool:
-    rows = server.sql(f"SELECT info FROM information_schema.processlist WHERE db = '{database}' AND info IS NOT NULL")
+    rows = server.sql(f"SELECT info FROM {server.processes} WHERE db = '{database}' AND info IS NOT NULL")
     return any(text in row[0] for row in rows)
 
 
@@ -218,7 +218,7 @@ async def test_closing_ends_what_runs_and_leaves_no_connection(database_server: 
         lambda: all(
             row[0] == "Killed" or "SLEEP" in str(row[1])
             for row in database_server.sql(
-                f"SELECT command, info FROM information_schema.processlist WHERE db = '{database}'"
+                f"SELECT command, info FROM {database_server.processes} WHERE db = '{database}'"
             )
         ),
         "no connection is left",

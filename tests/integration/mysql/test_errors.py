@@ -213,7 +213,7 @@ async def test_what_somebody_kills_may_be_tried_again(
         await until(
             lambda: bool(
                 database_server.sql(
-                    f"SELECT 1 FROM information_schema.processlist WHERE id = {identity} AND info LIKE 'UPDATE%'"
+                    f"SELECT 1 FROM {database_server.processes} WHERE id = {identity} AND info LIKE 'UPDATE%'"
                 )
             )
         )

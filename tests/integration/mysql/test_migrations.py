@@ -250,11 +250,12 @@ def test_a_lost_lock_is_noticed_before_the_next_step(options: MysqlOptions) -> N
             MigrationLock(holder).confirm()
 
 
-async def test_a_cancelled_migration_ends_at_once(options: MysqlOptions) -> None:
+async def test_a_cancelled_migration_ends_at_once(database_server: Server, options: MysqlOptions) -> None:
     with lock_held(options) as holder:
         waiting = asyncio.create_task(migrated(options))
         question = (
-            "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT id FROM migration_lock%'"
+            f"SELECT COUNT(*) FROM {database_server.processes} "
+            f"WHERE db = '{options.database}' AND info LIKE 'SELECT id FROM migration_lock%'"
         )
         async with asyncio.timeout(30):
             while holder.run(question) == [(0,)]:  # noqa: ASYNC110  # the server has no event to wait for
