@@ -21,7 +21,7 @@ from persistence_service.api.middleware import (
     RequestContext,
 )
 from persistence_service.api.openapi import DocumentedApi
-from persistence_service.api.routers import administration, ingest, query, recovery, stats, system
+from persistence_service.api.routers import administration, flush, ingest, query, recovery, stats, system
 from persistence_service.bootstrap import Services
 from persistence_service.observability.metrics import Metrics
 from persistence_service.settings import LimitSettings, SecuritySettings, Settings
@@ -55,7 +55,15 @@ def create_app(open_services: OpenServices) -> FastAPI:
         return (running[0].settings if running else unset).limits
 
     app = DocumentedApi(
-        (ingest.router, query.router, recovery.router, administration.router, stats.router, system.router),
+        (
+            ingest.router,
+            flush.router,
+            query.router,
+            recovery.router,
+            administration.router,
+            stats.router,
+            system.router,
+        ),
         title="Persistence Service",
         version=__version__,
         summary="Keeps the results of translation workers safe until they are in the database.",

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from uuid import uuid4
 
@@ -30,6 +31,7 @@ _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@/]+))(?::[0-9]*
 _ZERO = re.compile(r"q\s*=\s*0(\.0*)?", re.ASCII)
 _COMPRESSED_FROM_BYTES = 1024
 _COMPRESSION = 4
+_ADDRESSES = 256
 _API = "/api/"
 _CLIENT_GONE = 499  # what the field counts a request as whose sender did not wait for the answer
 
@@ -227,6 +229,7 @@ class BrowserGuard:
         return _is_loopback(name)
 
 
+@lru_cache(maxsize=_ADDRESSES)
 def _is_loopback(address: str) -> bool:
     try:
         ip = ip_address(address)

@@ -103,7 +103,7 @@ def build_buffer(
     )
     flusher = Flusher(
         waiting,
-        writer=ChunkWriter(RecordWriter(backend)),
+        writer=ChunkWriter(RecordWriter(backend), parallel=backend.parallel_writes),
         orphans=Orphans(
             tasks,
             parents=sessions.collection,

@@ -6,6 +6,7 @@ doubling of the chunk.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +15,14 @@ from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.dead_letters import with_error
 from persistence_service.buffer.entries import Entry, Refused
 from persistence_service.buffer.record_writer import RecordWriter, Written
-from persistence_service.errors import DataRejected, UnclassifiedStorageError
+from persistence_service.errors import DataRejected, StorageUnavailable, UnclassifiedStorageError
 from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.storage.backend import RejectionReason
 
 CONVINCING = 3
 """So many records alone that all fail with an unknown error, while nothing succeeds, are a matter of set-up."""
+
+_LEAST_PART = 500  # of fewer rows, a transaction's own cost is the larger part
 
 
 @dataclass(slots=True)
@@ -39,13 +42,17 @@ class ChunkReport:
 class ChunkWriter:
     """Writes what `RecordBuffer.take` gave, and settles, sets aside or refuses each entry of it."""
 
-    def __init__(self, writer: RecordWriter) -> None:
+    def __init__(self, writer: RecordWriter, *, parallel: int = 1) -> None:
         self._writer = writer
+        self._parallel = parallel
 
     async def write(
         self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport
     ) -> None:
         """Write the chunk, and say in `report` how far that came, even if it fails. An orphan's patience begins at `patience_s`.
+
+        A large one is written in `parallel` parts at once, each in a transaction of its own; all of them have ended when this
+        returns or raises. No two entries of a chunk are of one key, so the parts are in nobody's way.
 
         A record that fails with an error of an unknown number is refused only if another one was stored meanwhile; else all
         that is left waits again, so that the next chunk may be another, and the error is raised.
@@ -55,7 +62,7 @@ class ChunkWriter:
             StorageSetupError, UnclassifiedStorageError: a person must act; what is left waits at the head.
         """
         try:
-            await self._write(buffer, entries, patience_s, report)
+            await self._write_parts(buffer, entries, patience_s, report)
             if report.suspects and not report.stored:
                 raise report.suspects[0][1]
         except UnclassifiedStorageError:
@@ -66,6 +73,22 @@ class ChunkWriter:
             buffer.refuse(
                 Refused(entry, DeadLetterReason.DATA_REJECTED, with_error(detail, error.number), error.number)
             )
+
+    async def _write_parts(
+        self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport
+    ) -> None:
+        parts = max(1, min(self._parallel, len(entries) // _LEAST_PART))
+        size = -(-len(entries) // parts)
+        ends = await asyncio.gather(
+            *(
+                self._write(buffer, entries[start : start + size], patience_s, report)
+                for start in range(0, len(entries), size)
+            ),
+            return_exceptions=True,
+        )
+        failures = [end for end in ends if end is not None]
+        if failures:  # one of which only a person can mend is told first: it does not pass by itself
+            raise min(failures, key=lambda failure: isinstance(failure, StorageUnavailable))
 
     async def _write(
         self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport

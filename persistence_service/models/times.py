@@ -31,7 +31,8 @@ def parse_time(text: str) -> datetime:
         raise ValueError(_LEAP_SECOND)
     try:
         moment = datetime.fromisoformat(text.upper())
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if moment.tzinfo is not UTC:  # which it is for nearly all
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):  # a day that is not in the calendar, or a year that is not in the range
         raise ValueError(_ALLOWED) from None
     if moment.year < _MIN_YEAR:

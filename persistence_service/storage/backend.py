@@ -148,6 +148,8 @@ class StorageBackend(Reader):
     """
 
     name: str
+    parallel_writes: int = 1
+    """So many transactions at once, which write other records each, are quicker than one after the other."""
 
     @abstractmethod
     async def open(self) -> None:

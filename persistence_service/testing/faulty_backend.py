@@ -46,6 +46,7 @@ class FaultyBackend(StorageBackend):
     def __init__(self, inner: StorageBackend) -> None:
         self.inner = inner
         self.name = inner.name
+        self.parallel_writes = inner.parallel_writes
         self.transactions = 0
         self.commits = 0
         self.reads = 0

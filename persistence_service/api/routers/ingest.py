@@ -1,30 +1,53 @@
-"""Taking batches in, and flushing on demand."""
+"""Taking batches in."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Query
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from persistence_service.api.body import read_json_body
-from persistence_service.api.dependencies import IntakeParameters, NoParameters, ServicesDep, no_body, well_formed
+from persistence_service.api.dependencies import IntakeParameters, ServicesDep, well_formed
 from persistence_service.api.openapi import BODY, ROOM, documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
 from persistence_service.bootstrap import Services
 from persistence_service.buffer.entries import Place
 from persistence_service.buffer.manager import Receipt
-from persistence_service.errors import StorageUnavailable, ValidationFailed
-from persistence_service.models.answers import BatchAccepted, FlushDone, UnstoredItem
+from persistence_service.errors import ValidationFailed
+from persistence_service.models.answers import BatchAccepted, UnstoredItem
 from persistence_service.models.requests import SESSION_PARSER, TASK_PARSER, BatchParser, SessionBatch, TaskBatch
 
-router = APIRouter(prefix=BASE_PATH, tags=["write"], dependencies=[Depends(well_formed)])
+_NO_PARAMETERS = IntakeParameters(ack=None)
+
+
+class IntakeRoute(APIRoute):
+    """Calls without a query string, which are nearly all, go straight to the endpoint.
+
+    There is nothing to resolve for them, and resolving it took a quarter of a small batch's time in the interpreter.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `APIRoute`."""
+        resolve = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.scope["query_string"]:
+                return await resolve(request)
+            response: Response = await self.endpoint(request, request.state.services, _NO_PARAMETERS)
+            return response
+
+        return handle
+
+
+router = APIRouter(prefix=BASE_PATH, tags=["write"], dependencies=[Depends(well_formed)], route_class=IntakeRoute)
 Item = TypeVar("Item", bound=msgspec.Struct)
 _LARGE_BYTES = 512 * 1024
 _INTAKE = (*BODY, ValidationFailed, *ROOM)
@@ -56,27 +79,6 @@ async def keep_tasks(
     body = await read_json_body(request, services.limits.max_body_bytes)
     requests = await _parsed(TASK_PARSER, body, services)
     return _accepted(await services.buffer.accept_tasks(requests, parameters.ack))
-
-
-@router.post("/flush", dependencies=[Depends(no_body)])
-@documented(FlushDone, errors=(ValidationFailed, StorageUnavailable))
-async def flush(services: ServicesDep, _: Annotated[NoParameters, Query()]) -> Response:
-    """Write everything accepted before this call to the database.
-
-    Tasks whose session is not known yet wait, and records that can't be stored are set aside; nothing is lost by a 503.
-    """
-    started = time.perf_counter()
-    report = await services.buffer.flush()
-    return json_response(
-        FlushDone(
-            status="flushed",
-            sessions_written=report.sessions_written,
-            tasks_written=report.tasks_written,
-            duration_ms=round((time.perf_counter() - started) * 1000),
-            waiting=report.waiting,
-            dead_lettered=report.dead_lettered,
-        )
-    )
 
 
 async def _parsed(parser: BatchParser[Item], body: bytes, services: Services) -> list[Item]:

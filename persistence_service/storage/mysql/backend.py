@@ -40,6 +40,7 @@ T = TypeVar("T")
 Work = Callable[[MysqlConnection], Awaitable[T]]
 
 _GIVE_UP_AFTER_LIMIT_S = 5  # the server ends a query at its limit; if it does not say so, we do without it
+_WRITES_AT_ONCE = 2  # while the server works on one, the next is being made; a third adds next to nothing
 _NOT_OPEN = "the backend is not open"
 
 
@@ -92,6 +93,7 @@ class MysqlBackend(_Reading, StorageBackend, SizeReporter, AvailabilityNotifier,
 
     def __init__(self, options: MysqlOptions, collections: Sequence[Collection[Any]] = ALL_COLLECTIONS) -> None:
         self._options = options
+        self.parallel_writes = max(1, min(_WRITES_AT_ONCE, options.pool_size // 2))
         schema = MysqlSchema(collections)
         self._collections = schema.collections
         self._pool = ConnectionPool(options)
