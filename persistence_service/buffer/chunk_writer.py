@@ -77,7 +77,10 @@ class ChunkWriter:
     async def _write_parts(
         self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport
     ) -> None:
-        parts = max(1, min(self._parallel, len(entries) // _LEAST_PART))
+        parts = min(self._parallel, len(entries) // _LEAST_PART)
+        if parts <= 1:
+            await self._write(buffer, entries, patience_s, report)
+            return
         size = -(-len(entries) // parts)
         ends = await asyncio.gather(
             *(
