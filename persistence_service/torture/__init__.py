@@ -1,0 +1,1 @@
+"""Faults on purpose: clients write histories, a conductor draws faults, and the ledger says what became of the records."""
