@@ -68,7 +68,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_whole_package_and_the_schema_of_the_database(wheel: Path) -> None:
     package = ROOT / "persistence_service"
     sources = {
-        path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"
+        path.relative_to(ROOT).as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -24,6 +24,7 @@ from pathlib import Path
 def test_inner(mariadb_server, server_run):
     [folder] = Path((server_run.shared / "servers").read_text()).glob("mariadb-*")
     Path("folder.new").write_text(str(folder))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
     Path("folder.new").rename("folder")
     assert "fails" not in os.environ
     signal.pause()
@@ -106,7 +107,10 @@ def test_no_server_is_left_when_a_run_ends(mariadb_server: Server, tmp_path: Pat
         if how != "fails":
             assert running_pid(folder) is not None
             run.send_signal(signal.SIGINT if how == "is interrupted" else signal.SIGKILL)
-        output, _ = run.communicate(timeout=60)
+        try:
+            output, _ = run.communicate(timeout=60)
+        finally:
+            run.kill()
 
     deadline = time.monotonic() + 30
     while folder.parent.exists():
