@@ -8,8 +8,6 @@
 
 project_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${PERSISTENCE_VENV:-$project_root/.venv}
-# A run of the tests starts hundreds of processes, each of which would compile this project anew.
-unset PYTHONDONTWRITEBYTECODE
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -26,6 +26,9 @@ else
   set -- -m "not slow" "$@"
 fi
 
+# Hundreds of processes are started, and each would compile this project anew.
+unset PYTHONDONTWRITEBYTECODE
+
 reports=tests/reports
 rm -rf -- "$reports"
 mkdir -p -- "$reports"
