@@ -30,6 +30,7 @@ from persistence_service.services.cleanup import CleanupService
 from persistence_service.services.dead_letters import DeadLetterService
 from persistence_service.services.deletion import DeletionService
 from persistence_service.services.health import HealthService
+from persistence_service.services.letter_census import LetterCensus
 from persistence_service.services.query import QueryService
 from persistence_service.services.recovery import RecoveryService
 from persistence_service.services.stats import StatsService
@@ -166,10 +167,15 @@ async def open_services(
         dead_letters = DeadLetterService(
             registry=registry, files=letter_files, timing=timing, limits=limits_of(settings), metrics=metrics
         )
+        letters = LetterCensus(
+            backend=backend, files=letter_files, timing=timing, alarm_age_s=settings.buffer.dead_letter_alarm
+        )
+        _watch_letters(metrics, letters)
         stats = StatsService(
             backend=backend,
             buffer=buffer,
             journal=journal,
+            letters=letters,
             timing=timing,
             refresh_interval_s=settings.stats.refresh_interval,
         )
@@ -186,7 +192,7 @@ async def open_services(
             cleanup=CleanupService(registry=registry, buffer=buffer, deletion=deletion),
             dead_letters=dead_letters,
             stats=stats,
-            health=HealthService(buffer=buffer, journal=journal, backend=backend, opener=opener),
+            health=HealthService(buffer=buffer, journal=journal, backend=backend, opener=opener, letters=letters),
             metrics=metrics,
             timing=timing,
         )
@@ -285,6 +291,11 @@ def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:
     metrics.watch_total("journal_losses", "Ranges that could not be read", lambda: journal.stats().lost_ranges)
     metrics.watch_total("journal_fsyncs", "Fsyncs of the journal", lambda: journal.stats().fsyncs)
     metrics.watch_total("journal_fsync_seconds", "Time they took", lambda: journal.stats().fsync_seconds_total)
+
+
+def _watch_letters(metrics: Metrics, letters: LetterCensus) -> None:
+    metrics.watch_by("dead_letters_waiting", "Dead letters that wait for a person", "reason", letters.by_reason)
+    metrics.watch("oldest_dead_letter_seconds", "Age of the oldest dead letter", letters.oldest_age_s)
 
 
 def _sqlite(settings: Settings) -> StorageBackend:

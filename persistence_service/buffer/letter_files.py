@@ -80,19 +80,22 @@ class LetterFiles:
 
     def all(self) -> Iterator[DeadLetter | DamagedFile]:
         """Every letter, by id, one read at a time; one that goes meanwhile is left out."""
+        for letter_id in self.ids():
+            try:
+                found = self.read(letter_id)
+            except DeadLetterDamaged as exc:
+                yield DamagedFile(exc.letter_id, exc.detail)
+                continue
+            if found is not None:
+                yield found.letter
+
+    def ids(self) -> list[str]:
+        """The letters that there are, sorted by id; damaged ones too."""
         try:
             names = self._files.names(self._directory)
         except FileNotFoundError:
-            return
-        for name in names:
-            if match := _NAME.fullmatch(name):
-                try:
-                    found = self.read(match[1])
-                except DeadLetterDamaged as exc:
-                    yield DamagedFile(exc.letter_id, exc.detail)
-                    continue
-                if found is not None:
-                    yield found.letter
+            return []
+        return [match[1] for name in names if (match := _NAME.fullmatch(name))]
 
     def read(self, letter_id: str) -> Letter | None:
         """The letter, None if there is none of this id.

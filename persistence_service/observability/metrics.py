@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -81,6 +81,10 @@ class Metrics:
         """Show `value()` as the gauge `persistence_<name>`."""
         Gauge(f"persistence_{name}", description, registry=self._registry).set_function(value)
 
+    def watch_by(self, name: str, description: str, label: str, values: Callable[[], Mapping[str, float]]) -> None:
+        """Show each of `values()` as the gauge `persistence_<name>{label=…}`."""
+        self._registry.register(_Labelled(f"persistence_{name}", description, label, values))
+
     def watch_total(self, name: str, description: str, value: Callable[[], float]) -> None:
         """Show `value()`, which never goes down, as the counter `persistence_<name>_total`."""
         self._registry.register(_Total(f"persistence_{name}", description, value))
@@ -100,3 +104,19 @@ class _Total(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(self._name, self._description, value=self._value())
+
+
+class _Labelled(Collector):
+    """A gauge with one label, whose values somebody else knows."""
+
+    def __init__(self, name: str, description: str, label: str, values: Callable[[], Mapping[str, float]]) -> None:
+        self._name = name
+        self._description = description
+        self._label = label
+        self._values = values
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._description, labels=[self._label])
+        for label, value in self._values().items():
+            family.add_metric([label], value)
+        yield family

@@ -6,6 +6,7 @@ from persistence_service import __version__
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.journal.journal import Journal
 from persistence_service.models.answers import BufferView, Health, JournalView
+from persistence_service.services.letter_census import LetterCensus
 from persistence_service.services.missing import what_is_missing
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.opening import BackendOpener
@@ -17,8 +18,15 @@ class HealthService:
     """Answers the health endpoints. `opener` is what opens `backend`."""
 
     def __init__(
-        self, *, buffer: BufferManager, journal: Journal, backend: StorageBackend, opener: BackendOpener
+        self,
+        *,
+        buffer: BufferManager,
+        journal: Journal,
+        backend: StorageBackend,
+        opener: BackendOpener,
+        letters: LetterCensus,
     ) -> None:
+        self._letters = letters
         self._buffer = buffer
         self._journal = journal
         self._backend = backend
@@ -43,6 +51,7 @@ class HealthService:
                 0, "the journal is full: batches are refused until records are stored or its volume has room"
             )
         alarms = [_DEAD_LETTERING_STOPPED] if self._buffer.stats().dead_lettering_stopped else []
+        alarms += filter(None, [self._letters.alarm()])
         status = "unhealthy"
         if self.is_ready():
             status = "healthy" if is_stored and not missing and not alarms else "degraded"

@@ -31,6 +31,7 @@ from persistence_service.observability.logging import OncePer
 from persistence_service.observability.process import process_figures
 from persistence_service.services.census import Average, Census, CensusTaker
 from persistence_service.services.health import buffer_view
+from persistence_service.services.letter_census import LetterCensus
 from persistence_service.storage.backend import BackendHealth, StorageBackend
 from persistence_service.storage.powers import SizeReporter, Sizes
 
@@ -57,10 +58,12 @@ class StatsService:
         backend: StorageBackend,
         buffer: BufferManager,
         journal: Journal,
+        letters: LetterCensus,
         timing: Timing,
         refresh_interval_s: float,
     ) -> None:
         self._backend = backend
+        self._letters = letters
         self._buffer = buffer
         self._journal = journal
         self._timing = timing
@@ -102,7 +105,9 @@ class StatsService:
     async def _try_to_count(self) -> float:
         """Count once; returns how long the backend was at work for it."""
         taker = CensusTaker(self._backend, self._timing)
+        busy_s = 0.0
         try:
+            busy_s = await self._letters.take()
             self._counted = await self._count(taker)
         except Exception as exc:  # noqa: BLE001  # the supervision point of counting: it must not end, and nothing waits for it
             self._note_failure(exc)
@@ -111,7 +116,7 @@ class StatsService:
             self._failing.clear()
             if failed:
                 _log.info("stats.counted_again", failures=failed)
-        return taker.busy_s
+        return busy_s + taker.busy_s
 
     async def _count(self, taker: CensusTaker) -> _Counted:
         as_of = from_micros(self._timing.wall_us())

@@ -155,6 +155,13 @@ class BufferSettings(Section):
         description="Most records a minute that become dead letters because the database refuses them; more wait in the "
         "journal and are tried again slowly, since one mistake may be behind all of them.",
     )
+    dead_letter_alarm: kinds.Seconds = Field(
+        default=_DAY,
+        ge=0,
+        le=365 * _DAY,
+        description="Age of the oldest dead letter from which the service is degraded, since a person has to look; "
+        "0 is never.",
+    )
 
 
 class JournalSettings(Section):

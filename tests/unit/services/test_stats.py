@@ -20,6 +20,7 @@ from persistence_service.models.statistics_answers import CountsByStatus, Statis
 from persistence_service.models.status import Status
 from persistence_service.models.times import from_micros
 from persistence_service.observability.process import process_figures
+from persistence_service.services.letter_census import LetterCensus
 from persistence_service.services.stats import StatsService
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.collections import SESSIONS, TASKS
@@ -68,6 +69,7 @@ async def counting(tmp_path: Path, inner: StorageBackend | None = None) -> Async
             backend=inner or backend,
             buffer=rig.buffer,
             journal=rig.journal,
+            letters=LetterCensus(backend=inner or backend, files=rig.letter_files, timing=rig.timing, alarm_age_s=0),
             timing=rig.timing,
             refresh_interval_s=INTERVAL_S,
         )
@@ -94,6 +96,7 @@ async def test_before_the_first_count_the_figures_of_the_database_are_unknown(tm
             backend=rig.backend,
             buffer=rig.buffer,
             journal=rig.journal,
+            letters=LetterCensus(backend=rig.backend, files=rig.letter_files, timing=rig.timing, alarm_age_s=0),
             timing=rig.timing,
             refresh_interval_s=INTERVAL_S,
         ).report()
@@ -152,6 +155,7 @@ async def test_figures_stay_as_they_were_while_the_backend_is_away(bench: Bench)
 
 
 async def test_an_outage_is_told_once_for_each_kind_of_failure_and_its_end_too(bench: Bench) -> None:
+    await bench.rests()
     with capture_logs() as events:
         for error in (AWAY, AWAY, QueryTimeout("slow"), AWAY):
             bench.backend.go_away(error)
@@ -191,10 +195,10 @@ async def test_counting_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, mo
             return await select(*arguments)  # type: ignore[arg-type]  # whatever it is given
 
         monkeypatch.setattr(bench.backend.inner, "select", slow)
-        assert await bench.rests() == [4]  # it rests as long as it was at work
+        assert await bench.rests() == [4]  # after the dead letters' it rests as long as it was at work
         bench.timing.advance(4)
         await until(lambda: bench.timing.seconds_to_deadlines[:1] > [4])
-        assert bench.timing.seconds_to_deadlines == [19 * 4]
+        assert bench.timing.seconds_to_deadlines == [19 * 8]
 
 
 async def test_the_storage_is_described_by_what_it_tells_of_itself(tmp_path: Path) -> None:
