@@ -73,11 +73,12 @@ def path(tmp_path: Path) -> Path:
 
 async def test_processes_that_reserve_at_once_never_get_the_same_stamp(path: Path) -> None:
     async with worker(path) as one, worker(path) as two, worker(path) as three:
-        answers = await asyncio.gather(*(each.ask("many 3000") for each in (one, two, three)))
+        await one.ask("1000000000000")  # so far ahead that only what the others gave tells them apart
+        answers = await asyncio.gather(*(each.ask("many 30000") for each in (one, two, three)))
     runs = [list(map(int, answer.split())) for answer in answers]
     assert all(run == sorted(run) for run in runs)
     firsts = sorted(chain.from_iterable(runs))
-    assert len(firsts) == 9000
+    assert len(firsts) == 90_000
     assert all(later - earlier >= 3 for earlier, later in pairwise(firsts))
 
 
