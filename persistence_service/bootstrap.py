@@ -22,6 +22,7 @@ from persistence_service.errors import (
     StorageError,
     StorageUnavailable,
 )
+from persistence_service.journal.files import Files
 from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
 from persistence_service.observability.metrics import Metrics
@@ -119,11 +120,13 @@ async def open_services(
     *,
     timing: Timing | None = None,
     registry: StorageRegistry | None = None,
+    files: Files | None = None,
     drain_s: Callable[[], float] | None = None,
 ) -> AsyncIterator[Services]:
     """Open everything, run it, and close it in reverse: end the intake, flush for a bounded time, leave the rest journaled.
 
     A backend that is away or slow does not stop the start: batches are journaled, and it is tried again until it answers.
+    `files` does the journal's system calls, by default those of the disk.
     `drain_s` says at the end how many seconds the last flush may take, by default service.shutdown_timeout.
 
     Raises:
@@ -143,9 +146,10 @@ async def open_services(
             min_free=settings.journal.min_free,
             segment_bytes=settings.journal.segment_bytes,
             clock=timing.wall_us,
+            files=files,
         )
         stack.push_async_callback(journal.close)
-        letter_files = LetterFiles(settings.journal.directory / DIRECTORY_NAME)
+        letter_files = LetterFiles(settings.journal.directory / DIRECTORY_NAME, files)
         parts = build_buffer(
             journal=journal,
             backend=backend,

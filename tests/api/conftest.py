@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from persistence_service.api.app import create_app
 from persistence_service.bootstrap import Services, open_services
+from persistence_service.journal.files import Files
 from persistence_service.settings import Settings
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.registry import StorageRegistry
@@ -62,10 +63,12 @@ StartApi = Callable[..., Awaitable[Api]]
 
 @pytest.fixture
 async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
-    """A function that starts an application with the settings given by section; `backend` may be prepared before."""
+    """A function that starts an application with the settings given by section; `backend` and `files` may be prepared before."""
     async with AsyncExitStack() as running:
 
-        async def start(*, backend: FaultyBackend | None = None, **sections: dict[str, Any]) -> Api:
+        async def start(
+            *, backend: FaultyBackend | None = None, files: Files | None = None, **sections: dict[str, Any]
+        ) -> Api:
             journal = {"directory": tmp_path / "journal", "min_free": 0, **sections.pop("journal", {})}
             service = {"shutdown_timeout": 5, **sections.pop("service", {})}
             settings = Settings.model_validate({"journal": journal, "service": service, **sections})
@@ -73,7 +76,7 @@ async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
             registry = StorageRegistry()
             registry.register("memory", lambda: backend)
             registry.route_all("memory", {})
-            services = await running.enter_async_context(open_services(settings, registry=registry))
+            services = await running.enter_async_context(open_services(settings, registry=registry, files=files))
             app = create_app(lambda: nullcontext(services))
             state = await running.enter_async_context(app.router.lifespan_context(app))
             transport = httpx.ASGITransport(app=_with_state(app, state))
