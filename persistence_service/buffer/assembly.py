@@ -16,7 +16,7 @@ from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS, Intake
 from persistence_service.buffer.letter_files import LetterFiles
 from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.manager import BufferManager
-from persistence_service.buffer.orphans import Orphans
+from persistence_service.buffer.orphans import Orphans, Patience
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
 from persistence_service.buffer.reads import Unstored
 from persistence_service.buffer.record_writer import RecordWriter
@@ -50,6 +50,8 @@ class Buffer:
     manager: BufferManager
     flusher: Flusher
     waiting: Waiting
+    deleted: DeletedSessions
+    patience: Patience
 
 
 def build_buffer(
@@ -101,18 +103,19 @@ def build_buffer(
         room=room,
         tickets=tickets,
     )
+    orphans = Orphans(
+        tasks,
+        parents=sessions.collection,
+        backend=backend,
+        policy=policies.flush,
+        room=room,
+        timing=timing,
+        is_replaying=lambda: replay.is_running,
+    )
     flusher = Flusher(
         waiting,
         writer=ChunkWriter(RecordWriter(backend), parallel=backend.parallel_writes),
-        orphans=Orphans(
-            tasks,
-            parents=sessions.collection,
-            backend=backend,
-            policy=policies.flush,
-            room=room,
-            timing=timing,
-            is_replaying=lambda: replay.is_running,
-        ),
+        orphans=orphans,
         policy=policies.flush,
         timing=timing,
         metrics=metrics,
@@ -139,4 +142,4 @@ def build_buffer(
             deleted=deleted,
         ),
     )
-    return Buffer(manager, flusher, waiting)
+    return Buffer(manager, flusher, waiting, deleted, orphans.patience)

@@ -20,6 +20,7 @@ from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.buffer.entries import SESSION_DELETED, Entry, Orphan, Place, Refused, UnstoredReason
 from persistence_service.journal.segment import Segment
 from persistence_service.models.dead_letter import DeadLetterReason
+from persistence_service.models.merge import merge_in_either_order
 from persistence_service.storage.collections import Collection
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -178,12 +179,8 @@ class RecordBuffer(Generic[R]):
         return Entry(record, older.ticket, older.arrived_s, size, holds, watched)
 
     def _merged(self, present: R, arriving: R) -> R:
-        """Both in one. What arrives may have been accepted earlier (replay comes late): `created_at` is the earlier one's."""
-        record = self.collection.merge(present, arriving)
-        fields = record.__struct_fields__
-        if "created_at" in fields and arriving.created_at < record.created_at:  # type: ignore[attr-defined]  # checked
-            record = msgspec.structs.replace(record, created_at=arriving.created_at)  # type: ignore[attr-defined]  # likewise
-        return record
+        """Both in one. What arrives may have been accepted earlier: replay comes late."""
+        return merge_in_either_order(self.collection.merge, present, arriving)
 
     def _differs_in_fixed(self, present: R, arriving: R) -> bool:
         return any(getattr(present, field) != getattr(arriving, field) for field in self.collection.fixed)

@@ -26,6 +26,10 @@ class DeletedSessions:
         if len(self._up_to) > _REMEMBERED:
             del self._up_to[next(iter(self._up_to))]
 
+    def known(self) -> dict[str, datetime]:
+        """All of them: sessions, and up to which event time each is deleted."""
+        return dict(self._up_to)
+
     def up_to(self, session_id: str) -> datetime | None:
         """The event time up to which the session is known to be deleted."""
         return self._up_to.get(session_id)

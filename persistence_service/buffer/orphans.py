@@ -21,12 +21,17 @@ _PARENTS_AT_ONCE = 1000
 
 
 class Patience:
-    """Seconds during which the backend was available, by a clock that stands still in an outage."""
+    """Seconds during which the backend was available, by a clock that stands still in an outage.
+
+    It stands still too as long as others, of whom a session may come, can't be asked.
+    """
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._before_s = 0.0
         self._since_s: float | None = None
+        self._is_available = False
+        self._are_all_there = True
 
     @property
     def now_s(self) -> float:
@@ -35,12 +40,25 @@ class Patience:
 
     def go_on(self) -> None:
         """The backend is available."""
-        if self._since_s is None:
-            self._since_s = self._timing.monotonic()
+        self._is_available = True
+        self._run_or_stand()
 
     def pause(self) -> None:
         """It is not."""
-        self._before_s, self._since_s = self.now_s, None
+        self._is_available = False
+        self._run_or_stand()
+
+    def note_others(self, *, are_all_there: bool) -> None:
+        """Whether all those can be asked who may have accepted a session."""
+        self._are_all_there = are_all_there
+        self._run_or_stand()
+
+    def _run_or_stand(self) -> None:
+        if self._is_available and self._are_all_there:
+            if self._since_s is None:
+                self._since_s = self._timing.monotonic()
+        else:
+            self._before_s, self._since_s = self.now_s, None
 
 
 class Orphans:

@@ -1,0 +1,265 @@
+"""A worker is asked over its control socket, and nothing that anybody sends there harms it."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from persistence_service.errors import JournalFull, Replaying, StorageUnavailable
+from persistence_service.fleet.control import Answers, ControlServer
+from persistence_service.fleet.identity import WorkerIdentity
+from persistence_service.fleet.messages import (
+    MAX_QUESTION_BYTES,
+    VERSION,
+    AnyQuestion,
+    FindTask,
+    FindWaiting,
+    Flush,
+    ListDeleted,
+    Ping,
+    Question,
+    write_question,
+)
+from persistence_service.fleet.siblings import Siblings
+from persistence_service.models.task import Task
+from persistence_service.testing.samples import task_record
+
+SHORT_S = 0.2
+LONG_S = 30.0
+
+
+async def nothing(_: Question[Any]) -> None:
+    """The answer to a ping."""
+
+
+@asynccontextmanager
+async def worker(directory: Path, answers: Answers, *, slot: int = 1) -> AsyncIterator[Path]:
+    """A worker that says this; its socket."""
+    path = directory / f"{slot}.sock"
+    async with ControlServer(answers).listening(path):
+        yield path
+
+
+@asynccontextmanager
+async def siblings_of(directory: Path, *, workers: int = 2) -> AsyncIterator[Siblings]:
+    """How worker 1 asks the others."""
+    siblings = Siblings(WorkerIdentity(0, workers, directory))
+    try:
+        yield siblings
+    finally:
+        siblings.close()
+
+
+def saying(answer: Callable[[], Awaitable[object]]) -> Callable[[Question[Any]], Awaitable[object]]:
+    """The same to every question."""
+    return lambda _: answer()
+
+
+async def exchange(path: Path, sent: bytes) -> bytes:
+    """What comes back for `sent` until the other side closes."""
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    try:
+        writer.write(sent)
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+class TestAsking:
+    async def test_a_record_arrives_as_it_is_kept(self, control_directory: Path) -> None:
+        record = task_record("t", context="línea\n\u2028 ☃", confidence=0.1)
+
+        async def find(question: FindTask) -> Task | None:
+            return record if question.task_id == "t\n☃" else None
+
+        async with worker(control_directory, {FindTask: find}), siblings_of(control_directory) as siblings:
+            assert await siblings.ask(1, FindTask("t\n☃"), patience_s=LONG_S) == record
+            assert await siblings.ask(1, FindTask("u"), patience_s=LONG_S) is None
+
+    async def test_many_questions_at_once_get_each_its_own_answer(self, control_directory: Path) -> None:
+        async def find(question: FindWaiting) -> list[str]:
+            await asyncio.sleep(0)
+            return question.session_ids
+
+        async with worker(control_directory, {FindWaiting: find}), siblings_of(control_directory) as siblings:
+            asked = [[str(n)] for n in range(50)]
+            answers = await asyncio.gather(*(siblings.ask(1, FindWaiting(ids), patience_s=LONG_S) for ids in asked))
+        assert answers == asked
+
+    async def test_one_who_is_at_work_is_waited_for_beyond_patience(self, control_directory: Path) -> None:
+        asked, may_go = asyncio.Event(), asyncio.Event()
+
+        async def flush() -> list[str]:
+            asked.set()
+            await may_go.wait()
+            return ["done"]
+
+        answers: Answers = {FindWaiting: saying(flush), Ping: nothing}
+        async with worker(control_directory, answers), siblings_of(control_directory) as siblings:
+            answer = asyncio.ensure_future(siblings.ask(1, FindWaiting([]), patience_s=SHORT_S))
+            await asked.wait()
+            with pytest.raises(Replaying):  # so long at least has passed when somebody else was waited for in vain
+                await Siblings(WorkerIdentity(0, 9, control_directory)).ask(7, Ping(), patience_s=3 * SHORT_S)
+            assert not answer.done()
+            may_go.set()
+            assert await answer == ["done"]
+
+    @pytest.mark.parametrize("error", [StorageUnavailable("away"), JournalFull("full", retry_after_s=7)])
+    async def test_what_it_says_went_wrong_is_raised_with_its_name(
+        self, control_directory: Path, error: StorageUnavailable | JournalFull
+    ) -> None:
+        async def flush() -> None:
+            raise error
+
+        async with worker(control_directory, {Flush: saying(flush)}), siblings_of(control_directory) as siblings:
+            with pytest.raises(type(error), match=f"worker 2: {error}") as caught:
+                await siblings.ask(1, Flush(), patience_s=LONG_S)
+        assert caught.value.retry_after_s == error.retry_after_s
+
+    async def test_a_mistake_in_one_answer_ends_no_connection_and_tells_no_insides(
+        self, control_directory: Path
+    ) -> None:
+        async def fail() -> None:
+            raise ZeroDivisionError("insides")
+
+        answers: Answers = {Flush: saying(fail), Ping: nothing}
+        async with worker(control_directory, answers), siblings_of(control_directory) as siblings:
+            with pytest.raises(Replaying) as caught:
+                await siblings.ask(1, Flush(), patience_s=SHORT_S)
+            assert "insides" not in str(caught.value)
+            await siblings.ask(1, Ping(), patience_s=LONG_S)
+
+
+class TestAway:
+    async def test_one_that_is_not_there_is_named(self, control_directory: Path) -> None:
+        async with (
+            worker(control_directory, {Ping: nothing}, slot=1),
+            siblings_of(control_directory, workers=3) as siblings,
+        ):
+            with pytest.raises(Replaying, match="worker 3 ") as caught:
+                await siblings.ask_all(Ping(), patience_s=SHORT_S)
+            assert caught.value.retry_after_s == 1
+            assert set(await siblings.ask_present(Ping(), patience_s=LONG_S)) == {1}
+
+    async def test_one_that_starts_meanwhile_answers(self, control_directory: Path) -> None:
+        async with AsyncExitStack() as stack, siblings_of(control_directory) as siblings:
+            answer = asyncio.ensure_future(siblings.ask_all(Ping(), patience_s=LONG_S))
+            await asyncio.sleep(0)
+            await stack.enter_async_context(worker(control_directory, {Ping: nothing}))
+            assert await answer == {1: None}
+
+    async def test_one_that_was_restarted_is_asked_over_a_new_connection(self, control_directory: Path) -> None:
+        async with siblings_of(control_directory) as siblings:
+            for _ in range(3):
+                async with worker(control_directory, {Ping: nothing}):
+                    assert set(await siblings.ask_present(Ping(), patience_s=LONG_S)) == {1}
+            assert not await siblings.ask_present(Ping(), patience_s=LONG_S)
+
+    async def test_one_that_reads_its_journal_is_waited_for(self, control_directory: Path) -> None:
+        tries = 0
+
+        async def ping() -> None:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
+                raise Replaying("the journal is still being read")
+
+        async with worker(control_directory, {Ping: saying(ping)}), siblings_of(control_directory) as siblings:
+            await siblings.ask(1, Ping(), patience_s=LONG_S)
+            tries = -1000
+            with pytest.raises(Replaying):
+                await siblings.ask(1, Ping(), patience_s=SHORT_S)
+
+    async def test_one_that_accepts_and_stays_silent_is_away(self, control_directory: Path) -> None:
+        left = asyncio.Event()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            left.set()
+
+        server = await asyncio.start_unix_server(connected, control_directory / "1.sock")
+        async with server, siblings_of(control_directory) as siblings:
+            with pytest.raises(Replaying):
+                await siblings.ask(1, Ping(), patience_s=SHORT_S)
+            await left.wait()
+
+    @pytest.mark.parametrize("said", [b"no JSON\n", b"{}\n", b'{"type":"Answered","version":99,"answer":null}\n', b""])
+    async def test_one_that_says_what_is_not_understood_is_away(self, control_directory: Path, said: bytes) -> None:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(said)
+            writer.close()
+
+        server = await asyncio.start_unix_server(connected, control_directory / "1.sock")
+        async with server, siblings_of(control_directory) as siblings:
+            assert not await siblings.ask_present(Ping(), patience_s=LONG_S)
+            with pytest.raises(Replaying):
+                await siblings.ask(1, Ping(), patience_s=SHORT_S)
+
+
+class TestHostile:
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"\n",
+            b"\x00\xff\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b'{"version":1,"question":{"type":"Shutdown"}}\n',
+            b'{"version":1,"question":{"type":"FindTask","task_id":7}}\n',
+            b'{"version":1,"question":{"type":"Ping","more":1}}\n',
+            b'{"version":2,"question":{"type":"Ping"}}\n',
+            b'{"version":1}\n',
+            b"[" * 100_000 + b"\n",
+        ],
+    )
+    async def test_what_is_not_understood_is_refused_and_its_connection_closed(
+        self, control_directory: Path, sent: bytes
+    ) -> None:
+        async with worker(control_directory, {Ping: nothing}) as path, siblings_of(control_directory) as siblings:
+            answer = await exchange(path, sent + write_question(Ping()))
+            assert msgspec.json.decode(answer)["code"] == "NOT_UNDERSTOOD"
+            await siblings.ask(1, Ping(), patience_s=LONG_S)
+
+    async def test_a_line_without_an_end_is_cut_off(self, control_directory: Path) -> None:
+        async with worker(control_directory, {Ping: nothing}) as path, siblings_of(control_directory) as siblings:
+            assert await exchange(path, b"x" * (4 * MAX_QUESTION_BYTES)) == b""
+            await siblings.ask(1, Ping(), patience_s=LONG_S)
+
+    async def test_one_who_leaves_in_the_middle_is_forgotten(self, control_directory: Path) -> None:
+        async with worker(control_directory, {Ping: nothing}) as path, siblings_of(control_directory) as siblings:
+            for sent in (b"", b'{"version"', write_question(Ping())):
+                _, writer = await asyncio.open_unix_connection(str(path))
+                writer.write(sent)
+                writer.transport.abort()
+            await siblings.ask(1, Ping(), patience_s=LONG_S)
+
+    async def test_only_this_user_may_reach_it_and_the_end_removes_it(self, control_directory: Path) -> None:
+        async with worker(control_directory, {Ping: nothing}) as path:
+            mode = path.stat().st_mode
+            assert stat.S_ISSOCK(mode)
+            assert stat.S_IMODE(mode) == 0o600
+        assert not path.exists()
+
+    async def test_the_socket_of_one_that_was_killed_is_replaced(self, control_directory: Path) -> None:
+        async with siblings_of(control_directory) as siblings:
+            server = await asyncio.start_unix_server(lambda *_: None, control_directory / "1.sock")
+            server.close()
+            async with worker(control_directory, {Ping: nothing}):
+                await siblings.ask(1, Ping(), patience_s=LONG_S)
+
+
+def test_every_question_has_an_answer_that_can_be_read_and_a_version() -> None:
+    for kind in (Ping, Flush, ListDeleted):
+        assert msgspec.json.decode(write_question(kind())) == {"version": VERSION, "question": {"type": kind.__name__}}
+    assert Ping in AnyQuestion.__args__
