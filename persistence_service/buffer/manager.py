@@ -210,7 +210,7 @@ class BufferManager:
         payload, sizes = intake.encode(records)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"the batch is longer than {MAX_PAYLOAD_BYTES} bytes as it is kept; split it")
-        self._forecast.note(self._timing.monotonic(), self._journal.used_bytes)
+        self._forecast.note(self._timing.monotonic(), self._journal.service_bytes)
         try:
             written = self._journal.append(
                 intake.kind,
@@ -369,7 +369,7 @@ class BufferManager:
 
     def seconds_until_journal_full(self) -> float | None:
         """Until `journal.max_bytes` is reached if it goes on like in the last minutes, None while it does not grow."""
-        now, used = self._timing.monotonic(), self._journal.used_bytes
+        now, used = self._timing.monotonic(), self._journal.service_bytes
         self._forecast.note(now, used)
         return self._forecast.seconds_until(self._journal.max_bytes, now, used)
 

@@ -122,7 +122,7 @@ class SetAside:
 
     @property
     def _is_journal_crowded(self) -> bool:
-        return self._journal.used_bytes > self._journal.max_bytes * _CROWDED
+        return self._journal.service_bytes > self._journal.max_bytes * _CROWDED
 
     @property
     def _is_scattered(self) -> bool:

@@ -7,16 +7,15 @@ import contextlib
 import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import structlog
 
 from persistence_service.errors import BufferFull, JournalError, JournalFull, JournalUnavailable
-from persistence_service.journal.directory import JournalDirectory
+from persistence_service.journal.budget import Budget, JournalRoom
 from persistence_service.journal.files import Files
-from persistence_service.journal.format import BODY_OFFSET, MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record
-from persistence_service.journal.lock import DirectoryLock
+from persistence_service.journal.format import MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record
+from persistence_service.journal.opening import Opened, give_back, prepare
 from persistence_service.journal.replay import SegmentScan, read_payloads
 from persistence_service.journal.requests import (
     Acknowledgement,
@@ -29,7 +28,6 @@ from persistence_service.journal.requests import (
 )
 from persistence_service.journal.segment import JournalStats, Loss, Position, Replayed, Segment
 from persistence_service.journal.store import SegmentStore
-from persistence_service.journal.survey import Survey, take_stock
 from persistence_service.journal.writer import JournalWriter
 from persistence_service.observability.logging import OncePer
 
@@ -44,14 +42,6 @@ T = TypeVar("T")
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 _LISTED_LOSSES: Final = 1000
 _TOLD_EVERY_S: Final = 10.0
-_SEGMENT_RESERVE: Final = 2 * BODY_OFFSET
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    lock: DirectoryLock
-    directory: JournalDirectory
-    survey: Survey
 
 
 class Journal:
@@ -66,19 +56,19 @@ class Journal:
 
     def __init__(
         self,
-        opened: _Opened,
+        opened: Opened,
         *,
         max_bytes: int,
         min_free: int,
         segment_bytes: int,
         clock: Callable[[], int],
         retry_s: tuple[float, float],
+        budget: Budget | None,
     ) -> None:
         survey = opened.survey
         self._loop = asyncio.get_running_loop()
         self._directory = opened.directory
         self._lock = opened.lock
-        self.max_bytes = max_bytes
         self._high_water_us = survey.high_water_us
         self._survey = survey
         self._unread = [segment for segment in survey.segments if segment.pinned]
@@ -89,14 +79,12 @@ class Journal:
         self._quarantined_bytes = survey.quarantined_bytes
         self._held: dict[Segment, None] = {}
         self._unstored_items = 0
-        self._pending_bytes = 0
         self._closing = False
         self._closed: asyncio.Task[None] | None = None
         self._rotation_asked = False
-        self._refused_size = 1
         self._given_up = OncePer(_TOLD_EVERY_S)
         store = SegmentStore(opened.directory, survey, clock, opened.lock)
-        self._used_bytes = store.used_bytes
+        self._room = JournalRoom(max_bytes, budget, store.used_bytes)
         self._segments = len(store.live)
         self._writer = JournalWriter(
             store, self._deliver, min_free=min_free, segment_bytes=segment_bytes, retry_s=retry_s
@@ -114,12 +102,14 @@ class Journal:
         clock: Callable[[], int],
         files: Files | None = None,
         retry_s: tuple[float, float] = (0.1, 5.0),
+        budget: Budget | None = None,
     ) -> Self:
         """The directory's journal, ready to append at once; what earlier runs left waits for `replay`.
 
         The directory is created if need be. The last run's torn tail is cut off on disk, unreadable segments are set aside,
         and a new segment is begun (a full disk does not prevent opening). `clock` gives the wall clock in µs and is called
-        in another thread. `retry_s` is the first and the longest pause between attempts on a failing disk.
+        in another thread. `retry_s` is the first and the longest pause between attempts on a failing disk. `budget` says what
+        of `max_bytes` other journals take.
 
         Raises:
             ValueError: a pause of `retry_s` is not positive, or the longest is shorter than the first.
@@ -129,14 +119,20 @@ class Journal:
         """
         if not 0 < retry_s[0] <= retry_s[1] < math.inf:
             raise ValueError(f"retry_s {retry_s} is not a positive first pause and a longest one")
-        preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, directory, files or Files()))
+        preparing = asyncio.ensure_future(asyncio.to_thread(prepare, directory, files or Files()))
         try:
             opened = await asyncio.shield(preparing)
         except asyncio.CancelledError:
-            preparing.add_done_callback(_give_back)
+            preparing.add_done_callback(give_back)
             raise
         journal = cls(
-            opened, max_bytes=max_bytes, min_free=min_free, segment_bytes=segment_bytes, clock=clock, retry_s=retry_s
+            opened,
+            max_bytes=max_bytes,
+            min_free=min_free,
+            segment_bytes=segment_bytes,
+            clock=clock,
+            retry_s=retry_s,
+            budget=budget,
         )
         await asyncio.to_thread(journal._writer.start)
         for segment in opened.survey.segments:
@@ -179,7 +175,17 @@ class Journal:
     @property
     def used_bytes(self) -> int:
         """What the segments take on disk."""
-        return self._used_bytes
+        return self._room.used_bytes
+
+    @property
+    def service_bytes(self) -> int:
+        """What all journals that share `max_bytes` take on disk."""
+        return self._room.service_bytes
+
+    @property
+    def max_bytes(self) -> int:
+        """What `service_bytes` may be."""
+        return self._room.max_bytes
 
     @property
     def high_water_us(self) -> int:
@@ -223,13 +229,14 @@ class Journal:
         mark = max(self._high_water_us, high_water_us, accepted_at_us)
         request = AppendRequest(kind, payload, items, accepted_at_us, mark, durable, future)
         size = request.size
-        if self._pending_bytes and self._pending_bytes + size > MAX_PENDING_BYTES:
+        pending = self._room.pending_bytes
+        if pending and pending + size > MAX_PENDING_BYTES:
             raise BufferFull("too much waits to be written to the journal; send the batch again", retry_after_s=1)
-        if not beyond_bounds and not self._has_room_for(size):
-            self._refused_size = size
+        if not beyond_bounds and not self._room.fits(size):
+            self._room.refused_size = size
             self._ask_for_rotation()
             raise JournalFull("the journal has reached journal.max_bytes; it has room again when records are stored")
-        self._pending_bytes += size
+        self._room.begin(size)
         self._high_water_us = mark
         self._writer.submit(request)
         return future
@@ -253,10 +260,9 @@ class Journal:
         self._unstored_items -= items
         if not segment.holds:
             self._held.pop(segment, None)
+            if not segment.sealed and self._room.is_worth_closing(segment.size):
+                self._writer.submit(Rotate())
             self._remove_if_done(segment)
-
-    def _has_room_for(self, size: int) -> bool:
-        return self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE <= self.max_bytes
 
     def give_up(self, position: Position, items: int) -> None:
         """A record that is held can't be read any more: it is told as loss, and its `items` are released."""
@@ -275,7 +281,7 @@ class Journal:
 
     def items_until_room(self, size: int) -> int:
         """How many items must be released, oldest first, until a record of `size` bytes fits; all, if that is not enough."""
-        over = self._used_bytes + self._pending_bytes + size + _SEGMENT_RESERVE - self.max_bytes
+        over = self._room.own_excess(size)
         items = 0
         for segment in sorted(self._held, key=lambda segment: segment.first_sequence):
             items += segment.holds
@@ -288,7 +294,7 @@ class Journal:
         """Lets the active segment go too once it is stored; else a journal of one segment could stay full for ever."""
         if not self._rotation_asked:
             self._rotation_asked = True
-            log.warning("journal_full", used_bytes=self._used_bytes, max_bytes=self.max_bytes)
+            log.warning("journal_full", used_bytes=self.service_bytes, max_bytes=self.max_bytes)
             self._writer.submit(Rotate())
 
     def _remove_if_done(self, segment: Segment) -> None:
@@ -306,17 +312,17 @@ class Journal:
             log.warning("journal_loop_gone", written=len(delivery.written), refused=len(delivery.refused))
 
     def _receive(self, delivery: Delivery) -> None:
-        self._used_bytes = delivery.used_bytes
+        for request in (*(request for request, _ in delivery.written), *delivery.refused):
+            self._room.end(request.size)
+        self._room.use(delivery.used_bytes)
         self._segments = delivery.segments
         for request, position in delivery.written:
-            self._pending_bytes -= request.size
             self._rotation_asked = False
-            self._refused_size = 1
+            self._room.refused_size = 1
             self.hold(position.segment, request.items)
             request.future.set_result(position)
         error = delivery.error
         for request in delivery.refused:
-            self._pending_bytes -= request.size
             if error is not None:
                 request.future.set_exception(type(error)(str(error)))
         self._note_losses(delivery.losses)
@@ -426,17 +432,17 @@ class Journal:
         state = self._writer.state
         oldest = min(self._held, key=lambda segment: segment.first_sequence, default=None)
         return JournalStats(
-            bytes=self._used_bytes,
+            bytes=self.used_bytes,
             segments=self._segments,
             unstored_items=self._unstored_items,
-            pending_bytes=self._pending_bytes,
+            pending_bytes=self._room.pending_bytes,
             appended_records=state.appended_records,
             appended_bytes=state.appended_bytes,
             groups=state.groups,
             fsyncs=state.fsyncs,
             fsync_seconds_total=state.fsync_seconds_total,
             failing=state.failing,
-            full=state.full or not self._has_room_for(self._refused_size),
+            full=state.full or not self._room.fits(self._room.refused_size),
             replaying=bool(self._unread),
             torn_tails=self._survey.torn_tails,
             damaged_regions=self._damaged_regions,
@@ -446,26 +452,6 @@ class Journal:
             losses=tuple(self._losses),
             oldest_unstored_us=oldest.first_accepted_us if oldest is not None else None,
         )
-
-
-def _give_back(preparing: asyncio.Future[_Opened]) -> None:
-    """Nobody wants the directory that was prepared."""
-    if not preparing.cancelled() and preparing.exception() is None:
-        preparing.result().lock.release()
-
-
-def _prepare(path: Path, files: Files) -> _Opened:
-    directory = JournalDirectory(path, files)
-    try:
-        files.make_directory(path)
-        lock = DirectoryLock.take(path)
-        try:
-            return _Opened(lock, directory, take_stock(directory))
-        except BaseException:
-            lock.release()
-            raise
-    except OSError as error:
-        raise JournalUnavailable(f"the journal's directory {path} cannot be used: {error.strerror}") from error
 
 
 def _replayed(segment: Segment, record: Record) -> Replayed:

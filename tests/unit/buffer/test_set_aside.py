@@ -300,7 +300,7 @@ async def test_a_group_that_is_drawn_together_and_damaged_is_told_as_loss(tmp_pa
         with batch.position.segment.home.path.open("r+b") as file:
             file.seek(batch.position.offset + batch.position.length // 2)
             file.write(b"damage")
-        rig.journal.max_bytes = rig.journal.used_bytes + 16 * KIB
+        rig.journal._room.max_bytes = rig.journal.used_bytes + 16 * KIB
         await rig.buffer.accept_tasks(task_requests(1))
         await rig.buffer.flush()
         assert [loss.first_sequence for loss in rig.journal.stats().losses] == [batch.position.sequence]
@@ -325,7 +325,7 @@ async def test_a_full_journal_does_not_prevent_it(tmp_path: Path) -> None:
         rig.backend.reject(is_poison)
         await rig.buffer.accept_sessions([session_request()])
         await rig.buffer.accept_tasks(poisoned(80))
-        rig.journal.max_bytes = 1
+        rig.journal._room.max_bytes = 1
         report = await rig.buffer.flush()
         assert report.waiting == 80
         assert rig.buffer.stats().size_bytes == 0

@@ -283,7 +283,7 @@ async def test_the_journal_is_full_when_its_growth_says(tmp_path: Path) -> None:
         used, grown_per_s = rig.journal.used_bytes, 16 * KIB / 10
         foreseen = rig.buffer.seconds_until_journal_full()
         assert foreseen == pytest.approx((1024 * KIB - used) / grown_per_s, rel=0.3)
-        rig.journal.max_bytes = used
+        rig.journal._room.max_bytes = used
         assert rig.buffer.seconds_until_journal_full() == 0
 
 

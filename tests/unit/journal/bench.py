@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persistence_service.journal import Journal, Position, Replayed
+from persistence_service.journal.budget import Budget
 from persistence_service.journal.requests import Barrier
 from persistence_service.testing.faulty_files import FaultyFiles
 
@@ -29,6 +30,7 @@ class Bench:
         min_free: int = 0,
         segment_bytes: int = 1 << 20,
         retry_s: tuple[float, float] = (0.0001, 0.0001),
+        budget: Budget | None = None,
     ) -> Journal:
         journal = await Journal.open(
             path or self.path,
@@ -38,6 +40,7 @@ class Bench:
             clock=lambda: NOW_US,
             files=self.files,
             retry_s=retry_s,
+            budget=budget,
         )
         self.opened.append(journal)
         return journal
