@@ -15,7 +15,7 @@ import msgspec
 from persistence_service.errors import DataRejected, PersistenceError
 from persistence_service.storage.backend import BackendHealth, StorageBackend, Transaction, WriteResult
 from persistence_service.storage.collections import Collection
-from persistence_service.storage.query import Condition, Group, Measurement, Query
+from persistence_service.storage.query import Condition, Equals, Group, Measurement, OneOf, Query
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -53,6 +53,7 @@ class FaultyBackend(StorageBackend):
         self.written: list[tuple[str, list[Any]]] = []
         self._faults: deque[_Fault] = deque()
         self._away: PersistenceError | None = None
+        self._queries: PersistenceError | None = None
         self._rejects: Callable[[Any], bool] | None = None
         self._gate = asyncio.Event()
         self._gate.set()
@@ -71,11 +72,16 @@ class FaultyBackend(StorageBackend):
     def come_back(self) -> None:
         """Work again."""
         self._away = None
+        self._queries = None
         self._faults.clear()
 
     def reject(self, predicate: Callable[[Any], bool] | None) -> None:
         """A write that holds a record for which `predicate` is true raises DataRejected; None ends it."""
         self._rejects = predicate
+
+    def fail_queries(self, error: PersistenceError | None) -> None:
+        """Queries raise `error`, but for those of records whose keys are given. None ends it."""
+        self._queries = error
 
     def hold(self) -> None:
         """Writes wait at a gate, within their transaction, until `release`."""
@@ -120,14 +126,14 @@ class FaultyBackend(StorageBackend):
 
     async def select(self, collection: Collection[R], fields: Sequence[str], query: Query) -> list[tuple[Any, ...]]:
         """See `Reader.select`."""
-        self._check_read()
+        self._check_query(collection, query.where)
         return await self.inner.select(collection, fields, query)
 
     async def count(
         self, collection: Collection[R], where: Sequence[Condition] = (), *, at_most: int | None = None
     ) -> int:
         """See `Reader.count`."""
-        self._check_read()
+        self._check_query(collection, where)
         return await self.inner.count(collection, where, at_most=at_most)
 
     async def aggregate(
@@ -139,7 +145,7 @@ class FaultyBackend(StorageBackend):
         where: Sequence[Condition] = (),
     ) -> list[Group]:
         """See `Reader.aggregate`."""
-        self._check_read()
+        self._check_query(collection, where)
         return await self.inner.aggregate(collection, group_by=group_by, measure=measure, where=where)
 
     @asynccontextmanager
@@ -171,6 +177,12 @@ class FaultyBackend(StorageBackend):
     def _check_there(self) -> None:
         if self._away is not None:
             raise self._away
+
+    def _check_query(self, collection: Collection[Any], where: Sequence[Condition]) -> None:
+        self._check_read()
+        by_key = any(isinstance(each, (Equals, OneOf)) and each.field == collection.key for each in where)
+        if self._queries is not None and not by_key:
+            raise self._queries
 
     def _check_read(self) -> None:
         self._check_there()
