@@ -97,6 +97,7 @@ class BufferStats:
     unmerged: int
     last_flush_time: datetime | None
     replaying: bool
+    replay_failing: bool
     dead_lettering_stopped: bool
 
     @property
@@ -394,5 +395,6 @@ class BufferManager:
             unmerged=self._unmerged + self._replay.unmerged,
             last_flush_time=None if flushed is None else from_micros(flushed),
             replaying=self.replaying,
+            replay_failing=self._replay.is_failing,
             dead_lettering_stopped=waiting.letterbox.is_stopped or bool(waiting.set_aside.queue),
         )

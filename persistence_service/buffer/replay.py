@@ -23,7 +23,8 @@ _log = structlog.get_logger(__name__)
 class JournalReplay:
     """Takes in every record that was in the journal at its opening; `run` is its one task, and ends when that is done.
 
-    `unmerged` counts batches that a mistake of ours kept out. It is as fast as the disk: what has no room in memory is indexed by its keys and waits where it is.
+    `unmerged` counts batches that a mistake of ours kept out; `is_failing` while it can't go on, and tries again. It is as fast
+    as the disk: what has no room in memory is indexed by its keys and waits where it is.
     """
 
     def __init__(self, *, journal: Journal, intakes: Mapping[int, Intake[Any]], timing: Timing) -> None:
@@ -31,7 +32,7 @@ class JournalReplay:
         self._intakes = intakes
         self._timing = timing
         self._news = asyncio.Event()
-        self._failing = False
+        self.is_failing = False
         self._unreadable: set[int] = set()
         self._last = 0
         self.is_running = True
@@ -53,12 +54,12 @@ class JournalReplay:
                         await asyncio.sleep(0)  # a stretch of the journal comes at once: others have their turn
                 self.is_running = False
             except Exception as exc:  # noqa: BLE001  # the supervision point of replay: whoever waits for its end must be told
-                if not self._failing:
+                if not self.is_failing:
                     _log.error("replay.failing", exc_info=exc, now="it is tried again")
-                self._failing = True
+                self.is_failing = True
                 self._news.set()
                 await self._timing.wait(asyncio.Event(), backoff.next_delay_s())
-        self._failing = False
+        self.is_failing = False
         self._news.set()
         _log.info("replay.finished", unreadable=self.unreadable)
 
@@ -95,7 +96,7 @@ class JournalReplay:
             Replaying: the disk does not let the journal be read now.
         """
         while self.is_running:
-            if self._failing:
+            if self.is_failing:
                 raise Replaying("the journal of the last run can't be read now; it is tried again", retry_after_s=5)
             self._news.clear()
             await self._news.wait()

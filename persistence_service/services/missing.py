@@ -11,10 +11,14 @@ _NAMED = 3
 def what_is_missing(buffer: BufferManager, journal: Journal) -> list[str]:
     """In words, what this service has acknowledged and can't show; empty if there is nothing."""
     missing = []
-    unreadable = buffer.stats().unreadable
-    if unreadable:
+    buffered = buffer.stats()
+    if buffered.replay_failing:
         missing.append(
-            f"journaled batches that only another version can read: {unreadable}; start the one that wrote them"
+            "the rest of the last run's journal, which can't be read now and is tried again: look at its disk"
+        )
+    if buffered.unreadable:
+        missing.append(
+            f"journaled batches that only another version can read: {buffered.unreadable}; start the one that wrote them"
         )
     stats = journal.stats()
     if stats.lost_ranges:

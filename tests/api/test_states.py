@@ -258,7 +258,9 @@ async def disk_failing_and_away(bench: Bench) -> Run:
 
 def starting(error: int) -> State:
     async def drive(bench: Bench) -> Run:
-        return await bench.start(files=DiskOfLastRun(error))
+        run = await bench.start(files=DiskOfLastRun(error))
+        await until(lambda: run.api.services.buffer.stats().replay_failing == bool(error))
+        return run
 
     return drive
 
