@@ -184,9 +184,19 @@ class JournalDirectory:
             self.files.truncate(released, 0)
         return released
 
+    def make_quarantine(self) -> None:
+        """There is a quarantine; what stood in its place and is no directory is in it."""
+        try:
+            self.files.make_directory(self.quarantine)
+        except FileExistsError:
+            aside = self.path / f"{QUARANTINE_NAME}.aside"
+            self.files.rename(self.quarantine, aside)
+            self.files.make_directory(self.quarantine)
+            self.files.rename(aside, self.quarantine / aside.name)
+
     def set_aside(self, path: Path) -> Path:
         """The whole file is in quarantine, under a name that was free."""
-        self.files.make_directory(self.quarantine)
+        self.make_quarantine()
         taken = set(self.files.names(self.quarantine))
         name, attempt = path.name, 0
         while name in taken:
@@ -197,6 +207,18 @@ class JournalDirectory:
         self.files.sync_directory(self.quarantine)
         self.files.sync_directory(self.path)
         return target
+
+    def note_in_quarantine(self, name: str, text: bytes) -> None:
+        """A small file of this content is in quarantine; one that has the name already stays as it is."""
+        self.make_quarantine()
+        if name not in self.files.names(self.quarantine):
+            fd = self.files.create(self.quarantine / name)
+            try:
+                self.files.write_all(fd, (text,), 0)
+                self.files.sync(fd)
+            finally:
+                self.files.close(fd)
+            self.files.sync_directory(self.quarantine)
 
     # ----------------------------------------------------------------------------------------------------- head
 
@@ -211,7 +233,11 @@ class JournalDirectory:
             self.files.sync(fd)
         finally:
             self.files.close(fd)
-        self.files.rename(path, self.path / HEAD_NAME)
+        try:
+            self.files.rename(path, self.path / HEAD_NAME)
+        except IsADirectoryError:
+            self.set_aside(self.path / HEAD_NAME)
+            self.files.rename(path, self.path / HEAD_NAME)
 
     def read_head(self) -> Head | None:
         """The head, or None when there is none that is intact."""

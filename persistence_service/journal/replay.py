@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from persistence_service.errors import JournalError, JournalRecordDamaged
-from persistence_service.journal.directory import segment_name
+from persistence_service.journal.evidence import DamageCopy, note_loss
 from persistence_service.journal.files import FileSource
-from persistence_service.journal.format import BODY_OFFSET, Damage, Flaw, Record, records_at, scan
+from persistence_service.journal.format import Damage, Record, records_at, scan
 from persistence_service.journal.segment import Loss
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ log = structlog.get_logger(__name__)
 BATCH_BYTES: Final = 2 * 1024 * 1024
 BATCH_RECORDS: Final = 512
 _LOGGED_FINDINGS: Final = 20
-_COPY_BYTES: Final = 1024 * 1024
 _GAP_BYTES: Final = 4096
 
 
@@ -43,17 +42,25 @@ class ScanResult:
 class SegmentScan:
     """One pass over an earlier run's segment. Blocking; the batches are bounded, so the reader decides about memory.
 
-    An `unlisted` segment's damage is no loss and is not kept: the same records were moved to another segment.
+    An `unlisted` segment's damage is no loss and is not kept: the same records were moved to another segment. Without
+    `keeping` none is, and nothing on disk is changed.
     """
 
     def __init__(
-        self, directory: JournalDirectory, segment: Segment, *, expected_last: int | None, unlisted: bool
+        self,
+        directory: JournalDirectory,
+        segment: Segment,
+        *,
+        expected_last: int | None,
+        unlisted: bool,
+        keeping: bool = True,
     ) -> None:
         self.segment = segment
         self.result = ScanResult([])
         self._directory = directory
         self._expected_last = expected_last
         self._unlisted = unlisted
+        self._keeping = keeping
         self._next_sequence = segment.first_sequence
         self._items = self._scan()
 
@@ -78,8 +85,8 @@ class SegmentScan:
     def _scan(self) -> Generator[Record, None, None]:
         segment, files = self.segment, self._directory.files
         with FileSource(files, segment.home.path) as source, contextlib.ExitStack() as stack:
-            evidence: _Evidence | None = None
-            for item in scan(source, segment.home.keys, end=source.size):
+            evidence: DamageCopy | None = None
+            for item in scan(source, segment.home.keys, end=min(source.size, segment.size)):
                 if isinstance(item, Record):
                     if not item.is_control:
                         self._expect(item.sequence)
@@ -87,12 +94,16 @@ class SegmentScan:
                         yield item
                 elif not self._unlisted:
                     self._count(item)
-                    evidence = evidence or stack.enter_context(_Evidence(self._directory, segment, source))
-                    evidence.keep(item)
+                    if self._keeping:
+                        evidence = evidence or stack.enter_context(DamageCopy(self._directory, segment, source))
+                        evidence.keep(item)
             if evidence is not None:
                 self.result.kept = evidence.finish()
         if self._expected_last is not None:
             self._expect(self._expected_last + 1)
+        if self._keeping and evidence is None:  # it ends too early, and nothing of the rest is there to be kept
+            for loss in self.result.losses:
+                note_loss(self._directory, loss)
 
     def _count(self, damage: Damage) -> None:
         self.result.damaged_regions += 1
@@ -120,58 +131,6 @@ class SegmentScan:
                 last=loss.last_sequence,
                 reason=loss.reason,
             )
-
-
-class _Evidence:
-    """A sparse copy of a damaged segment in quarantine: headers and damaged regions at their own offsets, the rest holes.
-
-    A disk that has no room for it stops nothing: the segment itself is kept then.
-    """
-
-    def __init__(self, directory: JournalDirectory, segment: Segment, source: FileSource) -> None:
-        self._directory = directory
-        self._files = directory.files
-        self._source = source
-        self._path = directory.quarantine / f"{segment_name(segment.number)}.damage"
-        self._fd: int | None = None
-        self._error: OSError | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._files.make_directory(self._directory.quarantine)
-            self._files.unlink(self._path)  # of an earlier attempt, which found the same
-            self._fd = self._files.create(self._path)
-        except OSError as error:
-            self._error = error
-        self.keep(Damage(0, BODY_OFFSET, Flaw.MARKER))
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._fd is not None:
-            self._files.close(self._fd)
-
-    def keep(self, damage: Damage) -> None:
-        offset, end = damage.offset, damage.offset + damage.length
-        try:
-            while self._fd is not None and self._error is None and offset < end:
-                part = self._source.read(offset, min(_COPY_BYTES, end - offset))
-                self._files.write_all(self._fd, (part,), offset)
-                offset += len(part)
-        except OSError as error:
-            self._error = error
-
-    def finish(self) -> bool:
-        """Whether all of it is safely there."""
-        try:
-            if self._fd is not None and self._error is None:
-                self._files.sync(self._fd)
-                self._files.sync_directory(self._directory.quarantine)
-                self._files.sync_directory(self._directory.path)
-        except OSError as error:
-            self._error = error
-        if self._error is not None:
-            log.error("journal_quarantine_failed", file=self._path.name, error=str(self._error))
-        return self._error is None
 
 
 def read_payloads(files: Files, positions: Sequence[Position]) -> list[bytes | JournalError]:

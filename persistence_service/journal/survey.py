@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from persistence_service.errors import JournalVersionUnknown
+from persistence_service.journal.evidence import clear, count_quarantined, note_loss, set_aside
 from persistence_service.journal.files import FileSource
 from persistence_service.journal.format import (
     BODY_OFFSET,
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_HIGHEST: Final = 10**15
+"""No journal comes to such numbers, of which a name has room for few more: whoever gave one to a file is not to set the next."""
+_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENODEV})
+"""A name that leads to nothing that could be read, now or later: links to nowhere, sockets."""
+
 
 @dataclass(slots=True)
 class Survey:
@@ -57,6 +63,11 @@ class Survey:
     quarantined_bytes: int = 0
     quarantined_files: int = 0
 
+    @property
+    def newest(self) -> Segment:
+        """Of those that were found, the one with the highest number, under its own name if it stands there twice."""
+        return max(reversed(self.segments), key=lambda segment: segment.number)
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
@@ -78,6 +89,31 @@ class _Contents:
     damaged: bool = False
     tail: Damage | None = None
 
+    @property
+    def is_gone(self) -> bool:
+        """Not even its manifest is there, with which it came into being: what is missing was on disk, and is no torn tail."""
+        return self.manifest is None and not self.damaged and (self.tail is None or self.tail.offset == BODY_OFFSET)
+
+
+@dataclass(slots=True)
+class _Look:
+    """A survey, and what is to be done before a new segment may be begun. `strange` are no segments of this journal."""
+
+    survey: Survey
+    listing: Listing
+    strange: list[_Found] = field(default_factory=list)
+    torn: Damage | None = None
+
+
+def survey_of(directory: JournalDirectory) -> Survey:
+    """As `take_stock`, but nothing is changed.
+
+    Raises:
+        JournalVersionUnknown: an intact header is of another version.
+        OSError: the disk refuses.
+    """
+    return _look(directory).survey
+
 
 def take_stock(directory: JournalDirectory) -> Survey:
     """The directory is ready for a new segment: the last run's torn tail is cut off, unreadable segments are set aside.
@@ -86,45 +122,64 @@ def take_stock(directory: JournalDirectory) -> Survey:
         JournalVersionUnknown: an intact header is of another version; nothing was changed.
         OSError: the disk refuses.
     """
-    listing = directory.listing()
-    head = directory.read_head()
-    found = [_look_at(directory.files, path, number) for number, path in sorted(listing.segments.items())]
-    journal_id = _journal_id(head, found)
-    if head is not None and head.journal_id != journal_id:
-        head = None
-    ours = [item for item in found if item.header is not None and item.header.journal_id == journal_id]
-    strange = [item for item in found if item not in ours]
-
-    survey = _start(journal_id, listing, head, ours)
-    with contextlib.suppress(FileNotFoundError):
-        survey.quarantined_files = len(directory.files.names(directory.quarantine))
-    for path in listing.unfinished:
-        directory.files.unlink(path)
-    contents = _Contents()
-    if survey.segments:
-        newest = survey.segments[-1]
-        contents = _read_newest(directory.files, survey, newest)
-        is_last = newest.number >= max([*listing.segments, head.number if head else 0])
-        if is_last:
-            _cut_torn_tail(directory.files, survey, newest, contents)
-        newest.pinned = not newest.is_empty or contents.damaged or contents.tail is not None
-        _compare(survey, contents.manifest, listing, strange, is_last=is_last)
-    _compare_head(survey, head, listing, strange)
-    for item in strange:
-        target = directory.set_aside(item.path)
-        survey.quarantined_bytes += item.size
-        log.error("journal_segment_quarantined", segment=item.named, bytes=item.size, moved_to=str(target))
+    look = _look(directory)
+    survey = look.survey
+    if look.torn is not None:
+        _cut(directory.files, survey.newest, look.torn)
+    survey.quarantined_files = count_quarantined(directory)
+    clear(directory, look.listing.unfinished)
+    for item in look.strange:
+        if set_aside(directory, item.path):
+            survey.quarantined_bytes += item.size
+        else:
+            survey.quarantined_files += 1
     for loss in survey.losses:
         log.error(
             "journal_loss", segment=loss.segment, first=loss.first_sequence, last=loss.last_sequence, reason=loss.reason
         )
-    survey.segments.sort(key=lambda segment: (segment.first_sequence, segment.number))
+        if loss.segment not in {item.named for item in look.strange}:
+            note_loss(directory, loss)
     return survey
 
 
+def _look(directory: JournalDirectory) -> _Look:
+    listing = directory.listing()
+    head = directory.read_head()
+    found = [_look_at(directory.files, path, number) for number, path in sorted(listing.segments.items())]
+    journal_id = _journal_id(head, found)
+    ours = [item for item in found if item.header is not None and item.header.journal_id == journal_id]
+    strange = [item for item in found if item not in ours]
+
+    look = _Look(_start(journal_id, listing, head, ours), listing, strange)
+    survey = look.survey
+    if head is not None and head.journal_id != journal_id:
+        survey.losses.append(Loss(head.number, head.first_sequence, None, "segment of another journal in its place"))
+        head = None
+    if survey.segments:
+        newest = survey.newest
+        contents = _read_newest(directory.files, survey, newest)
+        is_last = newest.number >= max([head.number if head else 0, *(item.named for item in _unreadable(strange))])
+        if contents.is_gone:
+            survey.losses.append(Loss(newest.number, newest.first_sequence, None, "damaged"))
+        elif is_last and contents.tail is not None:
+            look.torn, contents.tail = contents.tail, None
+            newest.size = look.torn.offset
+            survey.torn_tails += 1
+        newest.pinned = not newest.is_empty or contents.damaged or contents.tail is not None
+        _compare(survey, contents.manifest, listing, strange, is_last=is_last)
+    _compare_head(survey, head, listing, strange)
+    survey.segments.sort(key=lambda segment: (segment.first_sequence, segment.number))
+    return look
+
+
 def _look_at(files: Files, path: Path, named: int) -> _Found:
-    with FileSource(files, path) as source:
-        read, size = read_header(source), source.size
+    try:
+        with FileSource(files, path) as source:
+            read, size = read_header(source), source.size
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return _Found(path, named, None, 0)
     header = read.header
     if header is not None:
         if header.version != VERSION:
@@ -148,7 +203,8 @@ def _journal_id(head: Head | None, found: list[_Found]) -> bytes:
 
 def _start(journal_id: bytes, listing: Listing, head: Head | None, ours: list[_Found]) -> Survey:
     headers = [item.header for item in ours if item.header is not None]
-    used = [*listing.segments, *listing.released, *(header.number for header in headers), head.number if head else 0]
+    named = (number for number in (*listing.segments, *listing.released) if number < _HIGHEST)
+    used = [0, *named, *(header.number for header in headers), head.number if head else 0]
     first = [FIRST_SEQUENCE, *(header.first_sequence for header in headers), head.first_sequence if head else 0]
     survey = Survey(
         journal_id,
@@ -189,23 +245,15 @@ def _read_newest(files: Files, survey: Survey, newest: Segment) -> _Contents:
     return contents
 
 
-def _cut_torn_tail(files: Files, survey: Survey, newest: Segment, contents: _Contents) -> None:
-    if contents.tail is None and newest.size >= BODY_OFFSET:
-        return
-    offset = newest.size
-    if contents.tail is not None:
-        offset = contents.tail.offset
-        files.truncate(newest.home.path, offset)
-        contents.tail = None
-    survey.torn_tails += 1
+def _cut(files: Files, newest: Segment, torn: Damage) -> None:
+    files.truncate(newest.home.path, torn.offset)
     log.warning(
         "journal_torn_tail_truncated",
         segment=newest.number,
-        offset=offset,
-        bytes=newest.size - offset,
+        offset=torn.offset,
+        bytes=torn.length,
         sequence=newest.last_sequence + 1,
     )
-    newest.size = offset
 
 
 def _compare(
@@ -217,11 +265,11 @@ def _compare(
     is_last: bool,
 ) -> None:
     """What the newest manifest names against what is there."""
-    newest = survey.segments[-1]
+    newest = survey.newest
     if manifest is None:
         if len(survey.segments) > 1 or strange:
             log.warning("journal_manifest_unreadable", segment=newest.number)
-        unreadable = (item.named for item in strange if item.header is None and item.named < newest.number)
+        unreadable = (item.named for item in _unreadable(strange) if item.named < newest.number)
         survey.losses.extend(Loss(number, None, None, "segment unreadable") for number in unreadable)
         return
     readable = {segment.number: segment for segment in survey.segments}
@@ -249,6 +297,11 @@ def _compare(
             survey.losses.append(Loss(entry.number, entry.first_sequence, last, "segment missing"))
 
 
+def _unreadable(strange: list[_Found]) -> list[_Found]:
+    """Those that may have been ours."""
+    return [item for item in strange if item.header is None]
+
+
 def _compare_head(survey: Survey, head: Head | None, listing: Listing, strange: list[_Found]) -> None:
     """Segments that no manifest tells of: the newest one, and unreadable ones after the newest readable one.
 
@@ -256,9 +309,12 @@ def _compare_head(survey: Survey, head: Head | None, listing: Listing, strange: 
     """
     told = {loss.segment for loss in survey.losses}
     newest = max((segment.number for segment in survey.segments), default=0)
-    for item in strange:
-        if item.header is None and item.named not in told and item.named > newest:
-            first = head.first_sequence if head is not None and head.number == item.named else None
+    last = head.number if head is not None else 0
+    replaced = [item for item in strange if item.named == last or item in _unreadable(strange)]
+    for item in replaced:
+        if item.named not in told and item.named > newest:
+            first = head.first_sequence if head is not None and item.named == last else None
             survey.losses.append(Loss(item.named, first, None, "segment unreadable"))
-    if head is not None and head.number > max([newest, *listing.segments, *listing.released]):
-        survey.losses.append(Loss(head.number, head.first_sequence, None, "segment missing"))
+    there = {newest, *listing.released, *(item.named for item in replaced)}
+    if head is not None and last > max(there):
+        survey.losses.append(Loss(last, head.first_sequence, None, "segment missing"))

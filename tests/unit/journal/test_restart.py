@@ -360,12 +360,13 @@ async def test_without_a_manifest_an_unreadable_segment_is_loss_of_unknown_exten
     assert later.stats().losses == ()
 
 
-async def test_a_newest_segment_cut_within_its_header_region_is_no_crash(bench: Bench) -> None:
+async def test_a_newest_segment_cut_before_its_first_record_is_loss_of_unknown_extent(bench: Bench) -> None:
     await fill(bench, 2)
     crashed = bench.crash()
     os.truncate(bench.segments(crashed)[-1], 200)
     survivor = await bench.open(crashed)
-    assert survivor.stats().torn_tails == 1
+    assert survivor.stats().torn_tails == 0
+    assert survivor.stats().losses == (Loss(2, 2, None, "damaged"),)
     assert len(await replay_all(survivor)) == 1
 
 
