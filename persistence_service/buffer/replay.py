@@ -15,7 +15,7 @@ from persistence_service.buffer.intake import KIND_STAMP, Intake
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import Replaying
 from persistence_service.journal.journal import Journal
-from persistence_service.journal.segment import Replayed
+from persistence_service.journal.segment import Position, Replayed
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ class JournalReplay:
         self._news = asyncio.Event()
         self.is_failing = False
         self._unreadable: set[int] = set()
-        self._last = 0
+        self._taken: Position | None = None
         self.is_running = True
         self.unmerged = 0
 
@@ -66,16 +66,24 @@ class JournalReplay:
     def _take_in(self, batch: Replayed) -> None:
         if batch.kind == KIND_STAMP:
             return
-        if batch.position.sequence <= self._last:  # a failing disk made it begin the segment anew
+        if self._is_taken(batch.position):
             self._journal.release(batch.position.segment, batch.items)
             return
-        self._last = batch.position.sequence
+        self._taken = batch.position
         try:
             self._merge(batch)
         except Exception as exc:  # noqa: BLE001  # the supervision point of merging: the others go on
             self.unmerged += 1
             now = "its batch stays in the journal for the next start"
             _log.error("batch.not_merged", sequence=batch.position.sequence, now=now, exc_info=exc)
+
+    def _is_taken(self, position: Position) -> bool:
+        """Whether it comes once more, because a failing disk had its segment begun anew.
+
+        Nothing follows from another segment's sequences: they were given out again if it was missing for a while.
+        """
+        taken = self._taken
+        return taken is not None and position.segment is taken.segment and position.sequence <= taken.sequence
 
     def _merge(self, batch: Replayed) -> None:
         intake = self._intakes.get(batch.kind)

@@ -46,6 +46,20 @@ async def test_what_was_not_stored_before_a_crash_is_stored_after_it(tmp_path: P
         assert rig.journal.stats().unstored_items == 0
 
 
+async def test_a_segment_that_is_put_back_is_taken_in_beside_what_got_its_sequences_meanwhile(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 2)
+    (newest,) = image.glob("*.seg")
+    aside = newest.rename(tmp_path / newest.name)
+    async with open_rig(image) as rig:
+        assert rig.journal.stats().lost_ranges == 1
+        await rig.buffer.accept_tasks(task_requests(10, prefix="since"))
+        image = await rig.crash()
+    aside.rename(image / newest.name)
+    async with open_rig(image) as rig:
+        await rig.buffer.flush()
+        assert len((await rig.stored())[1]) == 30
+
+
 async def test_replaying_what_is_stored_already_changes_nothing(tmp_path: Path) -> None:
     inner = MemoryBackend()
     await inner.open()
