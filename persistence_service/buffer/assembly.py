@@ -25,7 +25,8 @@ from persistence_service.buffer.replay import JournalReplay
 from persistence_service.buffer.room import Room
 from persistence_service.buffer.set_aside import SetAside
 from persistence_service.buffer.spill import SpillQueue
-from persistence_service.buffer.timing import EventClock, Timing
+from persistence_service.buffer.takeover import TakeOver
+from persistence_service.buffer.timing import Clock, EventClock, Timing
 from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
 from persistence_service.observability.metrics import Metrics
@@ -52,6 +53,7 @@ class Buffer:
     waiting: Waiting
     deleted: DeletedSessions
     patience: Patience
+    takeover: TakeOver
 
 
 def build_buffer(
@@ -65,6 +67,7 @@ def build_buffer(
     metrics: Metrics,
     prepare: Callable[[], Awaitable[None]],
     backoff: Backoff | None = None,
+    clock: Clock | None = None,
 ) -> Buffer:
     """Nothing runs yet: `manager.replay` and `flusher.run` are the two tasks."""
     deleted = DeletedSessions()
@@ -130,7 +133,7 @@ def build_buffer(
         intakes=intakes,
         flusher=flusher,
         replay=replay,
-        clock=EventClock(timing, journal.high_water_us),
+        clock=clock or EventClock(timing, journal.high_water_us),
         timing=timing,
         limits=limits,
         ack=policies.ack,
@@ -142,4 +145,5 @@ def build_buffer(
             deleted=deleted,
         ),
     )
-    return Buffer(manager, flusher, waiting, deleted, orphans.patience)
+    takeover = TakeOver(journal=journal, intakes=intakes)
+    return Buffer(manager, flusher, waiting, deleted, orphans.patience, takeover)

@@ -24,7 +24,7 @@ from persistence_service.buffer.intake import KIND_SESSIONS, KIND_STAMP, KIND_TA
 from persistence_service.buffer.policy import AckPolicy
 from persistence_service.buffer.reads import Unstored
 from persistence_service.buffer.replay import JournalReplay
-from persistence_service.buffer.timing import EventClock, Timing
+from persistence_service.buffer.timing import Clock, Timing
 from persistence_service.errors import (
     JournalFull,
     PayloadTooLarge,
@@ -121,7 +121,7 @@ class BufferManager:
         intakes: Mapping[int, Intake[Any]],
         flusher: Flusher,
         replay: JournalReplay,
-        clock: EventClock,
+        clock: Clock,
         timing: Timing,
         limits: Limits,
         ack: AckPolicy,

@@ -41,6 +41,23 @@ class SystemTiming:
         return True
 
 
+class Clock(Protocol):
+    """Stamps for records without an event time; see `EventClock`."""
+
+    @property
+    def high_water_us(self) -> int:
+        """The newest stamp given."""
+        ...
+
+    def reserve(self, count: int) -> int:
+        """The first of `count` (≥ 1) consecutive stamps, 1 µs apart."""
+        ...
+
+    def pass_over(self, stamp_us: int) -> None:
+        """Give none up to `stamp_us` from now on."""
+        ...
+
+
 class EventClock:
     """Stamps for records without an event time: µs since 1970 UTC that never go back and never repeat.
 
@@ -62,3 +79,7 @@ class EventClock:
         first = max(self._timing.wall_us(), self._last + 1)
         self._last = first + count - 1
         return first
+
+    def pass_over(self, stamp_us: int) -> None:
+        """Give none up to `stamp_us` from now on."""
+        self._last = max(self._last, stamp_us)

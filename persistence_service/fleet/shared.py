@@ -130,10 +130,13 @@ class SharedClock:
 
 
 class SharedBytes:
-    """How many bytes each slot's journal takes, told by whoever has it open; what a dead worker told stays."""
+    """How many bytes each slot's journal takes, told by whoever has it open; what a dead worker told stays.
 
-    def __init__(self, memory: SharedMemory) -> None:
-        self._cells = memory.cells
+    Without `memory` they are this process's alone.
+    """
+
+    def __init__(self, memory: SharedMemory | None = None) -> None:
+        self._cells = memory.cells if memory is not None else memoryview(bytearray(_BYTES)).cast("Q")
 
     def publish(self, slot: int, used_bytes: int) -> None:
         """What a slot's journal takes from now on."""
@@ -147,6 +150,23 @@ class SharedBytes:
     def of(self, slot: int) -> int:
         """What a slot's journal takes."""
         return self._cells[_FIRST_SLOT_CELL + slot] if slot < MAX_SLOTS else 0
+
+
+class SlotBudget:
+    """A `journal.budget.Budget`: what the other slots' journals leave to this slot's."""
+
+    def __init__(self, shared: SharedBytes, slot: int, *, idle_bytes: int) -> None:
+        self._shared = shared
+        self._slot = slot
+        self.idle_bytes = idle_bytes
+
+    def others(self) -> int:
+        """See `Budget.others`."""
+        return self._shared.total() - self._shared.of(self._slot)
+
+    def publish(self, used_bytes: int) -> None:
+        """See `Budget.publish`."""
+        self._shared.publish(self._slot, used_bytes)
 
 
 def prepare(path: Path, *, wall_us: int, high_water_us: int, journal_bytes: Mapping[int, int]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from persistence_service.journal.directory import JournalDirectory
+from persistence_service.journal.completeness import missing
+from persistence_service.journal.directory import JournalDirectory, segment_name
 from persistence_service.journal.files import Files, FileSource
 from persistence_service.journal.format import (
     BODY_OFFSET,
@@ -109,7 +111,12 @@ def verify(directory: Path, files: Files | None = None) -> tuple[Finding, ...]:
     Raises:
         OSError: the directory cannot be read.
     """
-    return tuple(finding for segment in inspect(directory, files).segments for finding in _findings(segment))
+    place = JournalDirectory(directory, files or Files())
+    segments = inspect(directory, files).segments
+    found = [finding for segment in segments for finding in _findings(segment)]
+    unreadable = {segment.file for segment in segments if segment.problem is not None}
+    gone = [loss for loss in missing(place) if segment_name(loss.segment) not in unreadable]
+    return (*found, *(Finding(segment_name(loss.segment), f"missing: {loss}") for loss in gone))
 
 
 def _findings(segment: SegmentReport) -> Sequence[Finding]:
@@ -118,6 +125,8 @@ def _findings(segment: SegmentReport) -> Sequence[Finding]:
         found.append(f"cannot be read: {segment.problem}")
     elif segment.bad_header_copies:
         found.append(f"copy {segment.bad_header_copies[0]} of the header is damaged; the other one is intact")
+    if segment.header is not None and segment.problem is None and segment_name(segment.header.number) != segment.file:
+        found.append(f"it is segment {segment.header.number}, by its header")
     found += [f"{damage.length} damaged bytes at {damage.offset} ({damage.reason})" for damage in segment.damage]
     if segment.missing_sequences:
         found.append(f"{segment.missing_sequences} record(s) are missing between intact ones")
@@ -129,8 +138,10 @@ def _findings(segment: SegmentReport) -> Sequence[Finding]:
 def _inspect_segment(files: Files, path: Path, *, is_newest: bool) -> SegmentReport | None:
     try:
         source = FileSource(files, path)
-    except FileNotFoundError:  # a live journal has removed it meanwhile
-        return None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():  # a live journal has removed it meanwhile
+            return None
+        return SegmentReport(path.name, 0, None, error.strerror or type(error).__name__)
     with source:
         read = read_header(source)
         if read.header is None:
@@ -195,6 +206,31 @@ class _Tally:
 def _quarantined(place: JournalDirectory) -> list[int]:
     try:
         names = place.files.names(place.quarantine)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(place.quarantine / name).stat().st_size for name in names]
+    return [(place.quarantine / name).lstat().st_size for name in names]
+
+
+def newest_stamp(directory: Path, files: Files | None = None) -> int:
+    """The newest time stamp in the directory's journal, µs since 1970, 0 without any; changes nothing. Blocking.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    files = files or Files()
+    try:
+        segments = JournalDirectory(directory, files).listing().segments
+    except FileNotFoundError:
+        return 0
+    newest, stamp = max(segments, default=0), 0
+    for number, path in segments.items():
+        with contextlib.suppress(FileNotFoundError), FileSource(files, path) as source:
+            header = read_header(source).header
+            if header is None or header.version != VERSION:
+                continue
+            stamp = max(stamp, header.high_water_us)
+            if number == newest:  # a header tells of all that was before its segment
+                found = scan(source, SegmentKeys.derive(header.secret), end=source.size)
+                marks = (max(item.high_water_us, item.accepted_at_us) for item in found if isinstance(item, Record))
+                stamp = max([stamp, *marks])
+    return stamp

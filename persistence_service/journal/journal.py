@@ -16,6 +16,7 @@ from persistence_service.journal.budget import Budget, JournalRoom
 from persistence_service.journal.files import Files
 from persistence_service.journal.format import MAX_CALLER_KIND, MAX_PAYLOAD_BYTES, Record
 from persistence_service.journal.opening import Opened, give_back, prepare
+from persistence_service.journal.removal import remove
 from persistence_service.journal.replay import SegmentScan, read_payloads
 from persistence_service.journal.requests import (
     Acknowledgement,
@@ -145,28 +146,31 @@ class Journal:
         )
         return journal
 
-    async def close(self) -> None:
+    async def close(self, *, for_good: bool = False) -> None:
         """Everything handed over is on disk, or its future has failed, and the directory is free for the next owner.
 
         If nothing is unstored and no damage has still to be copied to quarantine, one empty segment with the high-water mark
-        is left. Never raises for what the disk does: it is logged. Closing twice is no error, and closing is completed even
+        is left, or with `for_good` nothing but the quarantine. Never raises for what the disk does: it is logged. Closing twice is no error, and closing is completed even
         if who waits for it is cancelled.
         """
         if self._closed is None:
             self._closing = True
-            self._closed = self._loop.create_task(self._shut_down())
+            self._closed = self._loop.create_task(self._shut_down(for_good=for_good))
         await asyncio.shield(self._closed)
 
-    async def _shut_down(self) -> None:
+    async def _shut_down(self, *, for_good: bool) -> None:
         settled: asyncio.Future[None] = self._loop.create_future()
         self._writer.submit(Barrier(settled))
         await settled
         stopped: asyncio.Future[None] = self._loop.create_future()
         pinned = any(segment.pinned for segment in self._survey.segments)  # unread, or its damage has no copy yet
-        self._writer.submit(Stop(leave_empty=not self._held and not pinned, future=stopped))
+        is_empty = not self._held and not pinned
+        self._writer.submit(Stop(leave_empty=is_empty, future=stopped))
         await stopped
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._reader.shutdown)
+        if for_good and is_empty:
+            await asyncio.to_thread(remove, self._directory)
         self._lock.release()
         log.info("journal_closed", unstored_items=self._unstored_items)
 

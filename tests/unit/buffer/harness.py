@@ -20,7 +20,8 @@ from persistence_service.buffer.flusher import Flusher, Waiting
 from persistence_service.buffer.letter_files import DIRECTORY_NAME, LetterFiles
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
-from persistence_service.buffer.timing import EventClock
+from persistence_service.buffer.takeover import TakeOver
+from persistence_service.buffer.timing import Clock
 from persistence_service.errors import PersistenceError
 from persistence_service.journal.files import Files
 from persistence_service.journal.journal import Journal
@@ -92,7 +93,7 @@ class Rig:
     journal: Journal
     backend: FaultyBackend
     timing: ManualTiming
-    clock: EventClock
+    clock: Clock
     sessions: RecordBuffer[Session]
     tasks: RecordBuffer[Task]
     flusher: Flusher
@@ -101,6 +102,7 @@ class Rig:
     directory: Path
     waiting: Waiting
     letter_files: LetterFiles
+    takeover: TakeOver
     background: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self, *, replay: bool = True) -> None:
@@ -290,6 +292,7 @@ async def open_rig(
         directory=directory,
         waiting=parts.waiting,
         letter_files=letter_files,
+        takeover=parts.takeover,
     )
     try:
         if start:
