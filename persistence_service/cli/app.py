@@ -10,7 +10,7 @@ import sys
 import typer
 
 from persistence_service import __version__
-from persistence_service.cli import check, journal, migrate, serve
+from persistence_service.cli import check, journal, migrate, serve, torture
 from persistence_service.errors import ConfigurationError, PersistenceError
 
 EXIT_CONFIGURATION = 2
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(check.check)
 app.command()(migrate.migrate)
+app.command()(torture.torture)
 app.add_typer(journal.app, name="journal")
 
 

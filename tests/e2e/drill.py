@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from persistence_service.errors import SessionNotFound, TaskNotFound
-from tests.e2e.account import Account, Kept, Letter, as_moment
+from persistence_service.torture.account import Account, Kept, Letter, as_moment
+from persistence_service.torture.fates import Deletion
+from persistence_service.torture.ledger import Record, Verdict, read, task_as_answered
 from tests.e2e.caller import Caller, as_json, batched, segment
 from tests.e2e.database import POISON, Database
-from tests.e2e.ledger import Verdict, read, task_as_answered
-from tests.e2e.workbooks import Record, Workbook
+from tests.e2e.workbooks import Workbook
 from tests.e2e.worker import Worker
 
 _BATCH = 25
@@ -82,7 +83,7 @@ class Drill:
         client = self.caller.client
         asked = now()
         await client.delete_session(session_id)
-        self.account.note_deleted(session_id, asked, client.event_time())
+        self.account.note_deleted(session_id, asked, as_moment(client.event_time()))
 
     async def delete_amid_work(self, book: Workbook, *, revived: bool) -> None:
         """Begin to translate, delete it all, send it once more as late retries do, and perhaps begin anew."""
@@ -134,7 +135,7 @@ class Drill:
         for session_id in gone:
             rows = [row for row in (*kept.sessions, *kept.tasks) if row["session_id"] == session_id]
             newest = max(as_moment(row["event_time"]) for row in rows)
-            self.account.deleted[session_id] = newest, newest
+            self.account.deleted[session_id] = Deletion.exactly(newest)
             tasks += len(rows) - 1
         return len(gone), tasks
 

@@ -8,9 +8,9 @@ import pytest
 
 from persistence_service.client import Status
 from persistence_service.errors import SessionNotFound, TaskNotFound
+from persistence_service.torture.ledger import Ledger, Record, Verdict, merged_session, position, read, task_order
 from tests.e2e.caller import Caller, as_json, segment
-from tests.e2e.ledger import Ledger, Verdict, merged_session, position, read, task_order
-from tests.e2e.workbooks import Record, Workbook
+from tests.e2e.workbooks import Workbook
 from tests.e2e.worker import Worker
 
 _MOST_PER_BATCH = 200

@@ -4,8 +4,8 @@ import asyncio
 from random import Random
 from typing import Any
 
+from persistence_service.torture.ledger import Ledger
 from tests.e2e.database import Database
-from tests.e2e.ledger import Ledger
 from tests.e2e.service import ServiceProcess
 
 _SEED = 20

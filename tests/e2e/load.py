@@ -12,11 +12,11 @@ from typing import Self
 import msgspec
 
 from persistence_service.client import TaskRequest
+from persistence_service.torture.ledger import Ledger, Record, read
 from tests.e2e.caller import BASE, Caller, segment
 from tests.e2e.drill import Drill, workbook
-from tests.e2e.ledger import Ledger, read
 from tests.e2e.test_kill import any_moment
-from tests.e2e.workbooks import Record, Workbook
+from tests.e2e.workbooks import Workbook
 from tests.e2e.worker import Worker
 
 _WORKERS = 4

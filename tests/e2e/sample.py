@@ -5,7 +5,8 @@ It is the same at every run.
 
 from random import Random
 
-from tests.e2e.workbooks import Record, Workbook
+from persistence_service.torture.ledger import Record
+from tests.e2e.workbooks import Workbook
 
 SESSIONS = 10
 TASKS_PER_SESSION = 200

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from persistence_service.torture.account import as_moment
+from persistence_service.torture.ledger import Verdict
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
 from tests.e2e.database import POISON, Database
 from tests.e2e.drill import Drill, now, workbook
 from tests.e2e.killer import Killer
-from tests.e2e.ledger import Verdict
 from tests.e2e.outside import until
 from tests.e2e.workbooks import Workbook
 
@@ -112,7 +113,7 @@ async def _deleting(drill: Drill, killer: Killer) -> None:
         return drill.database.look(question) == [(1,)]
 
     await until(all_is_removed, "the deletion is completed though nobody asks any more")
-    drill.account.note_deleted("big", asked, drill.caller.client.event_time())
+    drill.account.note_deleted("big", asked, as_moment(drill.caller.client.event_time()))
     await drill.report(big, sent[::20])
     await killer.kill()
     await drill.report(big, sent[1::20])

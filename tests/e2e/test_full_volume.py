@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from persistence_service.torture.ledger import Verdict
 from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartService
 from tests.e2e.database import SqliteFile
 from tests.e2e.drill import Drill, workbook
 from tests.e2e.killer import Killer
-from tests.e2e.ledger import Verdict
 from tests.e2e.outside import fill, mounted_volume, until, used_bytes
 
 _MIB = 1024 * 1024

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from persistence_service.errors import TaskNotFound
+from persistence_service.torture.ledger import Ledger, read
 from tests.e2e.caller import Caller, as_json
 from tests.e2e.conftest import StartService
 from tests.e2e.database import Database
-from tests.e2e.ledger import Ledger, read
 from tests.e2e.sample import sample_workbooks
 from tests.e2e.service import ROOT, ServiceProcess, command
 from tests.e2e.worker import Worker

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-Record = dict[str, object]
-"""A session or a task as JSON."""
+from persistence_service.torture.ledger import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from zlib import crc32
 import msgspec
 
 from persistence_service.client import SessionRequest, TaskRequest
+from persistence_service.torture.ledger import Ledger, Record
 from tests.e2e.caller import Caller, batched
-from tests.e2e.ledger import Ledger
-from tests.e2e.workbooks import Record, Workbook
+from tests.e2e.workbooks import Workbook
 
 _BEIJING = timezone(timedelta(hours=8))
 # Of a hundred tasks two fail; of ten batches one is reported once more as it was before it was done.

@@ -10,9 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
-from tests.e2e.workbooks import Record
+from persistence_service.errors import PersistenceError
+
+Record = dict[str, object]
+"""A session or a task as JSON."""
 
 UNFINISHED = ("pending", "processing")
+_LONGEST_SHOWN = 500
 _TIMES = ("event_time", "start_time", "end_time")
 _SERVICE_TIMES = ("created_at", "updated_at")
 _TASK_DEFAULTS: Record = {
@@ -33,8 +37,14 @@ _SESSION_DEFAULTS: Record = {
     "game_info": None,
     "metadata": None,
 }
-_COUNTERS = ("total_tasks", "completed_tasks", "failed_tasks")
+COUNTERS = ("total_tasks", "completed_tasks", "failed_tasks")
 _RANK = {status: rank for rank, status in enumerate(("pending", "processing", "failed", "cancelled", "completed"))}
+
+
+class WrongAnswer(PersistenceError):  # noqa: N818  # errors are named for what happened
+    """The service answered with what the contract does not have: a finding."""
+
+    code = "WRONG_ANSWER"
 
 
 def task_as_answered(sent: Record) -> Record:
@@ -43,15 +53,19 @@ def task_as_answered(sent: Record) -> Record:
     confidence = task["confidence"]
     if confidence is not None:
         task["confidence"] = float(Decimal(repr(confidence)).quantize(Decimal("0.0001"), ROUND_HALF_EVEN))
-    return task | {name: moment(task[name]) for name in _TIMES}
+    return task | {name: moment(task.get(name)) for name in _TIMES}
+
+
+def session_as_answered(sent: Record) -> Record:
+    """A session as the service has to answer it if it is sent alone; its event time as a value."""
+    return _SESSION_DEFAULTS | sent | {"event_time": moment(sent.get("event_time"))}
 
 
 def read(row: Mapping[str, object]) -> Record:
     """An answered row in the form of `task_as_answered`; what the service adds is checked on the way."""
     created, updated = (_answered_moment(row[name]) for name in _SERVICE_TIMES)
-    assert created is not None
-    assert updated is not None
-    assert created <= updated
+    if created is None or updated is None or created > updated:
+        raise WrongAnswer(f"created_at is {created} and updated_at {updated} in {shortened(row)}")
     times: Record = {name: _answered_moment(row[name]) for name in _TIMES if name in row}
     return {name: value for name, value in row.items() if name not in _SERVICE_TIMES} | times
 
@@ -61,14 +75,16 @@ def task_order(task: Record) -> tuple[bool, object, int]:
     return task["status"] == "completed", task["event_time"], _RANK[str(task["status"])]
 
 
+def session_order(session: Record) -> tuple[object, int]:
+    """Where a state of a session's record stands among the others."""
+    return session["event_time"], _RANK[str(session["status"])]
+
+
 def merged_session(states: Sequence[Record]) -> Record:
     """The session that these states make, in whatever order they arrived."""
-    ordered = sorted(
-        (_SESSION_DEFAULTS | state | {"event_time": moment(state["event_time"])} for state in states),
-        key=lambda state: (state["event_time"], _RANK[str(state["status"])]),
-    )
+    ordered = sorted(map(session_as_answered, states), key=session_order)
     session = dict(ordered[-1])
-    for name in _COUNTERS:
+    for name in COUNTERS:
         session[name] = max(int(str(state[name])) for state in ordered)
     for name in ("game_info", "metadata"):
         session[name] = next((state[name] for state in reversed(ordered) if state[name] is not None), None)
@@ -84,8 +100,14 @@ def moment(text: object) -> datetime | None:
 
 
 def _answered_moment(text: object) -> datetime | None:
-    assert text is None or str(text).endswith("Z")
+    if text is not None and not str(text).endswith("Z"):
+        raise WrongAnswer(f"{text} is no time in UTC with Z")
     return moment(text)
+
+
+def shortened(value: object) -> str:
+    """`value` for a message."""
+    return repr(value)[:_LONGEST_SHOWN]
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,7 @@ class Ledger:
             if kind == "tasks":
                 self.tasks_sent[str(record["task_id"])].append(task_as_answered(record))
             else:
-                self.sessions_sent[str(record["session_id"])].append(record)
+                self.sessions_sent[str(record["session_id"])].append(session_as_answered(record))
         self.batches_sent += 1
         if event := self._awaited.get(self.batches_sent):
             event.set()

@@ -1,0 +1,200 @@
+"""One torture, from the first record to the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from math import ceil
+from time import monotonic
+
+from persistence_service.client.timing import EventClock, SystemTiming
+from persistence_service.errors import SessionNotFound
+from persistence_service.torture.account import Account, Kept
+from persistence_service.torture.clients import Connections, Rules, TortureClient
+from persistence_service.torture.faults import Fault, ServiceEnded, Subject
+from persistence_service.torture.histories import Author
+from persistence_service.torture.ledger import WrongAnswer
+from persistence_service.torture.reading import Reader
+from persistence_service.torture.report import Report
+from persistence_service.torture.schedule import schedule
+
+_ROUND_S = 60.0
+_STROKE_WITHIN_S = 120.0
+_ANSWERED_WITHIN_S = 90.0
+_SETTLED_WITHIN_S = 120.0
+_LOOK_AGAIN_S = 0.5
+_TELL_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done. `memory_survives`: whether what was acknowledged with `memory` has to be there too."""
+
+    seconds: float
+    seed: int
+    clients: int = 6
+    memory_survives: bool = True
+    clock_doubt: timedelta = timedelta()
+    removes: bool = False
+
+
+@dataclass
+class Conductor:
+    """Has clients send, and faults strike, and compares in the end; long tortures in rounds, so that memory is bounded.
+
+    Without a `subject` the service is somebody else's: it is not started again, and what is in it besides is not looked at.
+    """
+
+    plan: Plan
+    url: str
+    faults: Sequence[Fault]
+    report: Report
+    tell: Callable[[str], None]
+    subject: Subject | None = None
+    prefix: str = field(default_factory=lambda: f"torture-{os.urandom(4).hex()}")
+
+    async def run(self) -> None:
+        """All rounds; what is found is in the report."""
+        began = monotonic()
+        rounds = max(1, ceil(self.plan.seconds / _ROUND_S))
+        async with Connections.to(self.url) as http:
+            for number in range(1, rounds + 1):
+                await self._round(number, http, self.plan.seconds / rounds)
+                self.report.rounds = number
+                self.report.seconds = monotonic() - began
+                if not self.report.is_well:
+                    return
+
+    async def _round(self, number: int, http: Connections, seconds: float) -> None:
+        account = Account()
+        clock = EventClock(SystemTiming().wall_us)
+        rules = Rules(self.url, clock, self.plan.memory_survives, self.plan.clock_doubt, self.report.trouble)
+        seed = f"{self.plan.seed}/{number}"
+        prefix = f"{self.prefix}-{number}"
+        clients = [
+            TortureClient(rules, account, Author(f"{seed}/{each}", f"{prefix}-{each}", clock.next), http)
+            for each in range(self.plan.clients)
+        ]
+        over = asyncio.Event()
+        sending = [asyncio.create_task(client.run(over)) for client in clients]
+        telling = asyncio.create_task(self._tell_progress(account, number))
+        try:
+            await self._strike(seed, seconds)
+            over.set()
+            await self._all_answered(sending)
+        finally:
+            over.set()
+            for task in (*sending, telling):
+                task.cancel()
+            await asyncio.gather(*sending, telling, return_exceptions=True)
+        reader = Reader(http.plain, prefix, within_s=_SETTLED_WITHIN_S)
+        await self._compare(account, reader)
+        if self.plan.removes:
+            await self._remove(account, reader, http)
+
+    # ----------------------------------------------------------------------------------------------------- faults
+
+    async def _strike(self, seed: str, seconds: float) -> None:
+        """Faults, one after the other, until the time is over."""
+        ends_at = monotonic() + seconds
+        for stroke in schedule(self.faults, seed):
+            await asyncio.sleep(min(stroke.pause_s, max(0.0, ends_at - monotonic())))
+            if monotonic() >= ends_at:
+                break
+            try:
+                async with asyncio.timeout(_STROKE_WITHIN_S):
+                    await stroke.fault.strike(stroke.random)
+            except TimeoutError:
+                self.report.trouble.append(f"{stroke.fault.name} was not over within {_STROKE_WITHIN_S:.0f} s")
+                break
+            except ServiceEnded as exc:
+                self.report.trouble.append(f"{stroke.fault.name}: {exc}")
+                break
+            self.report.faults[stroke.fault.name] += 1
+        else:
+            await asyncio.sleep(max(0.0, ends_at - monotonic()))
+
+    async def _all_answered(self, sending: Sequence[asyncio.Task[None]]) -> None:
+        """Everything is healed: whoever has begun a request gets his answer."""
+        if self.subject is not None:
+            await self._up_again(self.subject)
+        done, waiting = await asyncio.wait(sending, timeout=_ANSWERED_WITHIN_S)
+        for task in done:
+            task.result()
+        if waiting:
+            self.report.trouble.append(
+                f"{len(waiting)} clients have no answer {_ANSWERED_WITHIN_S:.0f} s after the last fault"
+            )
+
+    async def _up_again(self, subject: Subject) -> None:
+        try:
+            if not subject.is_running:
+                await subject.start()
+            await subject.until_ready()
+        except ServiceEnded as exc:
+            self.report.trouble.append(str(exc))
+
+    # ----------------------------------------------------------------------------------------------------- verdict
+
+    async def _compare(self, account: Account, reader: Reader) -> None:
+        self.tell("waiting until all is stored")
+        report = self.report
+        report.records_sent += account.records_sent
+        report.records_acknowledged += account.records_acknowledged
+        report.sessions_deleted += len(account.deleted)
+        try:
+            kept = await self._settled(account, reader)
+        except WrongAnswer as exc:
+            report.trouble.append(str(exc))
+            return
+        report.records_stored += len(kept.sessions) + len(kept.tasks)
+        report.dead_letters += len(kept.letters)
+        self.tell("comparing")
+        report.verdicts.append(account.check(kept))
+        if self.subject is not None:
+            losses = (await reader.health())["journal"]["losses"]
+            report.trouble.extend(f"the journal reports a loss: {loss}" for loss in losses)
+
+    async def _settled(self, account: Account, reader: Reader) -> Kept:
+        """What is kept when nothing is on its way any more."""
+        ends_at = monotonic() + _SETTLED_WITHIN_S
+        while True:
+            flushed = await reader.flush()
+            kept = await reader.kept(account.sessions_sent)
+            stored = {session["session_id"] for session in kept.sessions}
+            adoptable = [
+                letter.task["session_id"]
+                for letter in kept.letters
+                if letter.reason == "unknown_session" and letter.task["session_id"] in stored
+            ]
+            waiting = flushed["waiting"] if self.subject is not None else 0
+            if not waiting and not adoptable:
+                return kept
+            if monotonic() > ends_at:
+                self.report.trouble.append(
+                    f"{waiting} orphans still wait, and {len(adoptable)} dead letters of sessions that are stored, "
+                    f"{_SETTLED_WITHIN_S:.0f} s after the last fault: {sorted(map(str, adoptable))[:3]}"
+                )
+                return kept
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _remove(self, account: Account, reader: Reader, http: Connections) -> None:
+        """Leave nothing behind in a database that is not ours."""
+        self.tell("removing what was stored")
+        for session_id in account.sessions_sent:
+            with suppress(SessionNotFound):
+                await http.client.delete_session(session_id)
+        for letter_id in await reader.letter_ids():
+            await reader.discard(letter_id)
+
+    async def _tell_progress(self, account: Account, number: int) -> None:
+        while True:
+            self.tell(
+                f"round {number}: {self.report.faults.total():,} faults, "
+                f"{self.report.records_acknowledged + account.records_acknowledged:,} records acknowledged"
+            )
+            await asyncio.sleep(_TELL_EVERY_S)

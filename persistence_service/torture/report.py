@@ -1,0 +1,91 @@
+"""What came of a torture: figures for programs, and a table for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from rich.markup import escape
+from rich.table import Table
+
+from persistence_service.torture.ledger import Verdict
+
+FIGURES = ("lost", "regressed", "duplicated", "invented")
+_SHOWN = 10
+_IN_DOCUMENT = 100
+
+
+@dataclass
+class Report:
+    """All that was done, and what was found. `trouble` is what else was wrong: answers, an end of the service by itself."""
+
+    seed: int
+    target: str
+    faults: Counter[str] = field(default_factory=Counter)
+    records_sent: int = 0
+    records_acknowledged: int = 0
+    sessions_deleted: int = 0
+    dead_letters: int = 0
+    records_stored: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    verdicts: list[Verdict] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing was found."""
+        return all(self.verdicts) and not self.trouble
+
+    def found(self, figure: str) -> list[str]:
+        """What is behind one of the four figures."""
+        return [text for verdict in self.verdicts for text in getattr(verdict, figure)]
+
+    def document(self) -> dict[str, object]:
+        """For programs; of what was found no more than a hundred of each."""
+        return {
+            "seed": self.seed,
+            "target": self.target,
+            "seconds": round(self.seconds, 1),
+            "rounds": self.rounds,
+            "faults": dict(sorted(self.faults.items())),
+            "records_sent": self.records_sent,
+            "records_acknowledged": self.records_acknowledged,
+            "records_stored": self.records_stored,
+            "sessions_deleted": self.sessions_deleted,
+            "dead_letters": self.dead_letters,
+            **{figure: len(self.found(figure)) for figure in FIGURES},
+            "findings": {figure: self.found(figure)[:_IN_DOCUMENT] for figure in FIGURES},
+            "trouble": self.trouble[:_IN_DOCUMENT],
+        }
+
+    def table(self) -> Table:
+        """For people."""
+        table = Table("what", "how many", title=f"torture of {escape(self.target)}, seed {self.seed}")
+        table.columns[1].justify = "right"
+        for name, times in sorted(self.faults.items()):
+            table.add_row(escape(name), f"{times:,}")
+        table.add_row("all faults", f"{self.faults.total():,}", end_section=True)
+        for name in ("records_sent", "records_acknowledged", "records_stored", "sessions_deleted", "dead_letters"):
+            table.add_row(name.replace("_", " "), f"{getattr(self, name):,}")
+        table.add_section()
+        for figure in FIGURES:
+            number = len(self.found(figure))
+            table.add_row(figure, f"[{'red' if number else 'green'}]{number:,}[/]")
+        table.add_row("other trouble", f"[{'red' if self.trouble else 'green'}]{len(self.trouble):,}[/]")
+        return table
+
+    def findings(self) -> Iterator[str]:
+        """The first few of each, in words."""
+        for figure in FIGURES:
+            yield from _first(figure, self.found(figure))
+        yield from _first("trouble", self.trouble)
+
+
+def _first(kind: str, texts: Sequence[str]) -> Iterator[str]:
+    for text in islice(texts, _SHOWN):
+        yield f"{kind}: {text}"
+    if len(texts) > _SHOWN:
+        yield f"{kind}: … and {len(texts) - _SHOWN} more"

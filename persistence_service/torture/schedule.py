@@ -1,0 +1,49 @@
+"""In which order faults strike, and how long nothing does: drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from persistence_service.errors import ConfigurationError, ConfigurationProblem
+from persistence_service.torture.faults import Fault
+
+_LONGEST_PAUSE_S = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Stroke:
+    """After a pause, the fault strikes, with a chance of its own."""
+
+    pause_s: float
+    fault: Fault
+    random: Random
+
+
+def schedule(faults: Sequence[Fault], seed: str) -> Iterator[Stroke]:
+    """Without end. Each fault comes once before any comes again, so that a short torture has all kinds."""
+    draw = Random(seed)  # noqa: S311  # a schedule, not a secret
+    number = 0
+    while faults:
+        for fault in draw.sample(faults, k=len(faults)):
+            number += 1
+            yield Stroke(draw.uniform(0, _LONGEST_PAUSE_S), fault, Random(f"{seed}/{number}"))  # noqa: S311  # likewise
+
+
+def chosen(faults: Sequence[Fault], wanted: Sequence[str]) -> list[Fault]:
+    """The faults in whose names one of these texts occurs, in any case of letters; without any all.
+
+    Raises:
+        ConfigurationError: a text that occurs in none.
+    """
+    unknown = [text for text in wanted if not any(_names(fault, text) for fault in faults)]
+    if unknown:
+        known = "; ".join(fault.name for fault in faults)
+        problems = [ConfigurationProblem("--faults", "faults", text, f"occurs in none of: {known}") for text in unknown]
+        raise ConfigurationError(problems)
+    return [fault for fault in faults if not wanted or any(_names(fault, text) for text in wanted)]
+
+
+def _names(fault: Fault, text: str) -> bool:
+    return text.strip().casefold() in fault.name.casefold()

@@ -1,0 +1,122 @@
+"""What is done to the service process itself."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from random import Random
+
+import httpx
+
+from persistence_service.client.paths import BASE_PATH
+from persistence_service.torture.faults import Fault, ServiceEnded, Subject
+
+_LONGEST_STOPPED_S = 1.5
+_LONGEST_START_S = 2.0
+_SLOW_REQUESTS = 5
+_EXIT_OK = 0
+
+
+def service_faults(subject: Subject) -> Sequence[Fault]:
+    """All of them."""
+    return [kind(subject) for kind in (Killed, KilledAtStart, Stopped, Terminated, TerminatedTwice)]
+
+
+class _ServiceFault(ABC):
+    name: str
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    @abstractmethod
+    async def strike(self, random: Random) -> None:
+        """As `Fault` says."""
+
+
+class Killed(_ServiceFault):
+    """No chance to write anything; sometimes it is away for a while."""
+
+    name = "service: SIGKILL"
+
+    async def strike(self, random: Random) -> None:
+        await self._subject.kill()
+        if random.random() < 0.3:
+            await asyncio.sleep(random.uniform(0, _LONGEST_STOPPED_S))
+        await self._subject.start()
+
+
+class KilledAtStart(_ServiceFault):
+    """Killed, and killed again while it starts, replays, and writes what it replayed."""
+
+    name = "service: SIGKILL during replay"
+
+    async def strike(self, random: Random) -> None:
+        await self._subject.kill()
+        for _ in range(random.randrange(1, 4)):
+            await self._subject.start(ready=random.random() < 0.5)
+            await asyncio.sleep(random.uniform(0, _LONGEST_START_S))
+            await self._subject.kill()
+        await self._subject.start()
+
+
+class Stopped(_ServiceFault):
+    """As a machine that is out of breath does it."""
+
+    name = "service: SIGSTOP, SIGCONT"
+
+    async def strike(self, random: Random) -> None:
+        self._subject.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(random.uniform(0, _LONGEST_STOPPED_S))
+        finally:
+            self._subject.signal(signal.SIGCONT)
+
+
+class Terminated(_ServiceFault):
+    """An orderly stop while requests are open that come slowly."""
+
+    name = "service: SIGTERM with slow requests open"
+
+    async def strike(self, random: Random) -> None:
+        async with AsyncExitStack() as open_requests:
+            for _ in range(_SLOW_REQUESTS):
+                request = await _slow_request(self._subject.url, random)
+                if request is not None:
+                    open_requests.callback(request.close)
+            code = await self._subject.terminate()
+        if code != _EXIT_OK:
+            raise ServiceEnded(f"it ended with code {code} after SIGTERM")
+        await self._subject.start()
+
+
+class TerminatedTwice(_ServiceFault):
+    """An orderly stop, cut short at any moment by SIGKILL."""
+
+    name = "service: SIGTERM, then SIGKILL"
+
+    async def strike(self, random: Random) -> None:
+        self._subject.signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(0, 0.5)):
+                await self._subject.terminate()
+        if self._subject.is_running:
+            await self._subject.kill()
+        await self._subject.start()
+
+
+async def _slow_request(url: str, random: Random) -> asyncio.StreamWriter | None:
+    """A batch of which only a part has come."""
+    address = httpx.URL(url)
+    head = (
+        f"POST {BASE_PATH}/tasks/batch HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    )
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port or 80)
+    except OSError:
+        return None
+    writer.write(head.encode()[: random.randrange(10, 400)] + b'{"tasks":[')
+    return writer
