@@ -14,10 +14,11 @@ from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.storage.mysql import MysqlBackend
 from tests.integration.mysql.costs import every_text
 from tests.servers.server import Server
-from tests.unit.buffer.harness import open_rig, session_request, task_request
+from tests.unit.buffer.harness import open_rig, session_request, task_request, until
 
 COUNT = 1000
 BAD = 617
+RATE = 10
 TASKS = "ALTER TABLE translation_tasks"
 TRIGGER = (
     "CREATE TRIGGER refusing BEFORE INSERT ON translation_tasks FOR EACH ROW "
@@ -140,4 +141,34 @@ async def test_one_poison_record_among_a_thousand_is_the_only_one_that_is_not_st
     assert (letter.error_number, letter.error_column) == (poison.numbers[database_server.kind], poison.column)
     writes = [each for each in statements if each.startswith("INSERT INTO translation_tasks")]
     assert len(writes) <= 4 * log2(COUNT)
+    assert len(statements) <= 10 * len(writes)
+
+
+async def test_a_flood_of_refused_records_holds_no_good_one_up_and_becomes_few_letters(
+    database_server: Server, database: str, backend: MysqlBackend, tmp_path: Path
+) -> None:
+    database_server.sql(TRIGGER, database)
+    async with open_rig(tmp_path / "journal", inner=backend, max_dead_letters=RATE) as rig:
+        await rig.buffer.accept_sessions([session_request("S"), session_request("other")])
+        await rig.buffer.flush()
+        bad = [task_request(f"B{number:05}", "S", source_text="bad") for number in range(COUNT)]
+        good = [task_request(f"G{number}", session) for number, session in enumerate(("S", "other"))]
+        with every_text() as statements:
+            await rig.buffer.accept_tasks([*bad[:BAD], *good, *bad[BAD:]])
+            await rig.buffer.flush()
+        assert (await rig.stored())[1] == ["G0", "G1"]
+        lettered = await rig.letters()
+        assert len(lettered) == RATE
+        assert rig.buffer.stats().set_aside == COUNT - RATE
+        assert rig.buffer.stats().dead_lettering_stopped
+        database_server.sql("DROP TRIGGER refusing", database)
+        newer = [task_request(letter.record_key, "S", source_text="mended") for letter in lettered]
+        await rig.buffer.accept_tasks(newer)
+        await rig.pass_time(61)
+        await rig.buffer.flush()
+        await until(lambda: rig.buffer.stats().set_aside == 0, "all are stored")
+        await rig.buffer.flush()
+        assert len((await rig.stored())[1]) == COUNT + len(good)
+    writes = [each for each in statements if each.startswith("INSERT INTO translation_tasks")]
+    assert len(writes) <= 2 * COUNT + 10 * log2(COUNT)
     assert len(statements) <= 10 * len(writes)
