@@ -171,9 +171,6 @@ def choice_kind(choices: type[StrEnum]) -> Kind:
 
 
 Count = Annotated[int, BeforeValidator(_whole_number), Kind("a whole number")]
-SingleWorker = Annotated[
-    int, BeforeValidator(_whole_number), Kind("1", hint="this version supports a single worker process")
-]
 Seconds = Annotated[
     float,
     BeforeValidator(parse_duration),

@@ -87,8 +87,13 @@ class ServiceSettings(Section):
         description="Address to listen on. Anything but loopback needs security.allow_anonymous.",
     )
     port: kinds.Count = Field(default=8001, ge=0, le=65_535, description="Port to listen on; 0 takes any free one.")
-    workers: kinds.SingleWorker = Field(
-        default=1, ge=1, le=1, description="Processes that serve requests; this version supports a single one."
+    workers: kinds.Count = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that serve requests, each with a journal of its own; together they are one service, and share "
+        "the bounds of buffer.max_memory_*, journal.max_bytes and limits.max_inflight_bytes. For persistence-service serve. "
+        "database.pool_size is for each.",
     )
     shutdown_timeout: kinds.Seconds = Field(
         default=30.0,

@@ -48,6 +48,14 @@ _RULES = (
         ),
     ),
     _Rule(
+        ("service.workers", "storage.backend", "storage.routes"),
+        lambda s: s.service.workers == 1 or "memory" not in {s.storage.backend, *s.storage.routes.values()},
+        lambda s: (
+            f"service.workers ({s.service.workers}) must be 1 with the backend memory, which each process would have for "
+            "itself; use sqlite or mysql"
+        ),
+    ),
+    _Rule(
         ("buffer.min_ack", "buffer.ack"),
         lambda s: s.buffer.ack.at_least(s.buffer.min_ack),
         lambda s: f"buffer.min_ack ({s.buffer.min_ack}) must not promise more than buffer.ack ({s.buffer.ack})",

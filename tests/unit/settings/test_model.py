@@ -104,6 +104,14 @@ def test_a_secret_does_not_show_in_the_settings() -> None:
     [
         (lambda: Settings(service=ServiceSettings(host="0.0.0.0")), "security.allow_anonymous"),
         (lambda: Settings(service=ServiceSettings(host="example.com")), "security.allow_anonymous"),
+        (
+            lambda: Settings(service=ServiceSettings(workers=2), storage=StorageSettings(backend="memory")),
+            "service.workers (2) must be 1 with the backend memory",
+        ),
+        (
+            lambda: Settings(service=ServiceSettings(workers=3), storage=StorageSettings(routes={"x": "memory"})),
+            "service.workers (3) must be 1 with the backend memory",
+        ),
         (lambda: Settings(buffer=BufferSettings(min_ack=Durability.STORAGE)), "buffer.min_ack (storage)"),
         (lambda: Settings(buffer=BufferSettings(max_memory_records=999)), "at least buffer.max_buffer_size (1000)"),
         (lambda: Settings(journal=JournalSettings(max_bytes=100 * 2**20)), "twice journal.segment_bytes (64MiB)"),
@@ -198,7 +206,8 @@ def test_a_value_reads_in_every_form_of_its_kind(dotted: str, raw: object, value
         ("service.host", "a..b"),
         ("service.host", "300.1.1.1"),
         ("service.host", "x." * 127 + "com"),
-        ("service.workers", 2),
+        ("service.workers", 0),
+        ("service.workers", 65),
         ("buffer.ack", "disk"),
         ("logging.level", 10),
         ("journal.directory", ""),
