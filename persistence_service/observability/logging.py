@@ -99,22 +99,26 @@ class ConfiguredLogging:
             self._undo.pop()()
 
 
-def configure_logging(settings: LoggingSettings, *, stream: TextIO | None = None) -> ConfiguredLogging:
+def configure_logging(
+    settings: LoggingSettings, *, stream: TextIO | None = None, worker: int | None = None
+) -> ConfiguredLogging:
     """Send every logger of the process through one pipeline to `stream` (stderr unless given) and `settings.file`.
 
-    Handlers that are on the root logger already stay there. The caller closes what is returned.
+    One of several workers has its number in every line, and a file of its own beside `settings.file`, since processes can't
+    rotate one together. Handlers that are on the root logger already stay there. The caller closes what is returned.
 
     Raises:
         ConfigurationError: the file cannot be opened for writing; nothing was changed.
     """
     console = logging.StreamHandler(sys.stderr if stream is None else stream)
-    console.setFormatter(_formatter(settings.format, colors=_is_terminal(console.stream)))
+    first = _shared_processors(worker)
+    console.setFormatter(_formatter(settings.format, first, colors=_is_terminal(console.stream)))
     handlers: list[logging.Handler] = [console]
     if settings.file is not None:
-        file = _open_file(settings.file, settings)
-        file.setFormatter(_formatter(settings.format, colors=False))
+        file = _open_file(_file_of(settings.file, worker), settings)
+        file.setFormatter(_formatter(settings.format, first, colors=False))
         handlers.append(file)
-    undo: list[Callable[[], None]] = [_configure_structlog()]
+    undo: list[Callable[[], None]] = [_configure_structlog(first)]
     undo += [_reroute(logging.getLogger(name)) for name in _REROUTED]
     undo += [_quiet(logging.getLogger(name)) for name in _QUIETED]
     undo.append(_attach(logging.getLogger(), handlers, settings.level.value))
@@ -124,16 +128,21 @@ def configure_logging(settings: LoggingSettings, *, stream: TextIO | None = None
 # --------------------------------------------------------------------------------------------------- pipeline
 
 
-def _shared_processors() -> list[Processor]:
+def _shared_processors(worker: int | None) -> list[Processor]:
+    def add_worker(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["worker"] = worker
+        return event
+
     return [
         structlog.contextvars.merge_contextvars,
+        *([] if worker is None else [add_worker]),
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
 
 
-def _formatter(form: LogFormat, *, colors: bool) -> structlog.stdlib.ProcessorFormatter:
+def _formatter(form: LogFormat, first: list[Processor], *, colors: bool) -> structlog.stdlib.ProcessorFormatter:
     last: list[Processor]
     if form is LogFormat.JSON:
         last = [
@@ -150,7 +159,7 @@ def _formatter(form: LogFormat, *, colors: bool) -> structlog.stdlib.ProcessorFo
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, repr_native_str=True),
         ]
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_color_message, *_shared_processors()],
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_color_message, *first],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
 
@@ -204,6 +213,10 @@ class _LogFile(RotatingFileHandler):
             print(f"{count} line(s) not written to {self.baseFilename}: {sys.exception()}", file=sys.stderr)  # noqa: T201 - the log itself fails
 
 
+def _file_of(path: Path, worker: int | None) -> Path:
+    return path if worker is None else path.with_name(f"{path.stem}.worker-{worker}{path.suffix}")
+
+
 def _open_file(path: Path, settings: LoggingSettings) -> logging.Handler:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,12 +229,12 @@ def _open_file(path: Path, settings: LoggingSettings) -> logging.Handler:
 # ---------------------------------------------------------------------------------- changes, and their undoing
 
 
-def _configure_structlog() -> Callable[[], None]:
+def _configure_structlog(first: list[Processor]) -> Callable[[], None]:
     before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *_shared_processors(),
+            *first,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],

@@ -251,3 +251,14 @@ def test_the_number_of_keys_is_bounded() -> None:
         assert failures.occurred(str(number)) == 1
     assert failures.ended("0") == 0
     assert failures.ended("256") == 1
+
+
+def test_a_worker_has_its_number_in_every_line_and_a_file_of_its_own(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    settings = JSON.model_copy(update={"file": tmp_path / "service.log"})
+    with configure_logging(settings, stream=stream, worker=3):
+        structlog.get_logger("ours").info("one")
+        logging.getLogger("uvicorn.error").info("two")
+    assert [(line["message"], line["worker"]) for line in _lines(stream)] == [("one", 3), ("two", 3)]
+    assert (tmp_path / "service.worker-3.log").read_text() == stream.getvalue()
+    assert not (tmp_path / "service.log").exists()
