@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -28,6 +29,7 @@ from persistence_service.journal.format import (
 from persistence_service.journal.segment import Home, Loss, Segment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from persistence_service.journal.directory import Head, JournalDirectory, Listing
@@ -75,6 +77,7 @@ class _Found:
     named: int
     header: SegmentHeader | None
     size: int
+    bad_copies: tuple[int, ...] = ()
 
     @property
     def is_well_named(self) -> bool:
@@ -103,6 +106,7 @@ class _Look:
     listing: Listing
     strange: list[_Found] = field(default_factory=list)
     torn: Damage | None = None
+    remarks: list[Callable[[], object]] = field(default_factory=list)
 
 
 def survey_of(directory: JournalDirectory) -> Survey:
@@ -124,6 +128,8 @@ def take_stock(directory: JournalDirectory) -> Survey:
     """
     look = _look(directory)
     survey = look.survey
+    for remark in look.remarks:
+        remark()
     if look.torn is not None:
         _cut(directory.files, survey.newest, look.torn)
     survey.quarantined_files = count_quarantined(directory)
@@ -151,6 +157,7 @@ def _look(directory: JournalDirectory) -> _Look:
     strange = [item for item in found if item not in ours]
 
     look = _Look(_start(journal_id, listing, head, ours), listing, strange)
+    look.remarks.extend(remark for item in found for remark in _remarks(item))
     survey = look.survey
     if head is not None and head.journal_id != journal_id:
         survey.losses.append(Loss(head.number, head.first_sequence, None, "segment of another journal in its place"))
@@ -166,6 +173,8 @@ def _look(directory: JournalDirectory) -> _Look:
             newest.size = look.torn.offset
             survey.torn_tails += 1
         newest.pinned = not newest.is_empty or contents.damaged or contents.tail is not None
+        if contents.manifest is None and (len(survey.segments) > 1 or strange):
+            look.remarks.append(partial(log.warning, "journal_manifest_unreadable", segment=newest.number))
         _compare(survey, contents.manifest, listing, strange, is_last=is_last)
     _compare_head(survey, head, listing, strange)
     survey.segments.sort(key=lambda segment: (segment.first_sequence, segment.number))
@@ -181,14 +190,16 @@ def _look_at(files: Files, path: Path, named: int) -> _Found:
             raise
         return _Found(path, named, None, 0)
     header = read.header
-    if header is not None:
-        if header.version != VERSION:
-            raise JournalVersionUnknown(path, header.version)
-        if read.bad_copies:
-            log.warning("journal_header_copy_damaged", segment=named, copy=read.bad_copies[0])
-        if header.number != named:
-            log.warning("journal_segment_misnamed", file=path.name, segment=header.number)
-    return _Found(path, named, header, size)
+    if header is not None and header.version != VERSION:
+        raise JournalVersionUnknown(path, header.version)
+    return _Found(path, named, header, size, read.bad_copies)
+
+
+def _remarks(item: _Found) -> Iterator[Callable[[], object]]:
+    if item.header is not None and item.bad_copies:
+        yield partial(log.warning, "journal_header_copy_damaged", segment=item.named, copy=item.bad_copies[0])
+    if item.header is not None and not item.is_well_named:
+        yield partial(log.warning, "journal_segment_misnamed", file=item.path.name, segment=item.header.number)
 
 
 def _journal_id(head: Head | None, found: list[_Found]) -> bytes:
@@ -267,8 +278,6 @@ def _compare(
     """What the newest manifest names against what is there."""
     newest = survey.newest
     if manifest is None:
-        if len(survey.segments) > 1 or strange:
-            log.warning("journal_manifest_unreadable", segment=newest.number)
         unreadable = (item.named for item in _unreadable(strange) if item.named < newest.number)
         survey.losses.extend(Loss(number, None, None, "segment unreadable") for number in unreadable)
         return

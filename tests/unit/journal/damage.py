@@ -22,6 +22,7 @@ from persistence_service.journal.format import (
     read_header,
     scan,
 )
+from persistence_service.journal.inspection import verify
 from tests.unit.journal.bench import NOW_US, payloads, put, replay_all
 from tests.unit.journal.images import BytesSource
 
@@ -198,10 +199,12 @@ async def obey(original: Original, damaged: Path, *, times: int = 3, crashing: b
     """
     intact = original.intact(damaged)
     shortened = original.is_shortened(damaged)
+    findings = verify(damaged)
     told = await starts(damaged, intact, times=times, crashing=crashing)
     gone = [sequence for sequence, payload in original.records.items() if payload not in intact]
     untold = [sequence for sequence in gone if not told[0].tells(sequence)]
     assert not untold or shortened, f"gone without a word: {untold}, told: {told[0].stats.losses} {told[0].torn_from}"
+    assert findings or shortened or not gone, "verify finds what a start will tell"
     for again in told[1:]:
         assert again.stats.torn_tails == 0, "what was cut off once is not cut off again"
         assert again.stats.quarantined_files or not told[0].stats.losses, "a loss is remembered"

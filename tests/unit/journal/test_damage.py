@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from persistence_service.journal.format import HEADER_BYTES, HEADER_OFFSETS
+from persistence_service.journal.format import BODY_OFFSET, HEADER_BYTES, HEADER_OFFSETS
 from tests.unit.journal.damage import Original, make_original, obey, starts
+from tests.unit.journal.kinds import AS_WHAT, SEGMENT_KINDS, SIDE_FILES, damage_segment, flip, replace
 
-_PADDING_STEP = 509
+_PADDING_STEP = 1021
+_FIELD_STEP = 4
 
 
 @pytest.fixture
@@ -27,11 +29,12 @@ async def other(tmp_path: Path) -> Original:
 
 
 def telling_offsets(size: int) -> list[int]:
-    """Every byte that means something, and some of the zeros between the headers."""
+    """Every byte of the records, every field of the headers, and some of the zeros between those."""
     return [
-        *range(HEADER_BYTES),
+        *range(0, HEADER_BYTES, _FIELD_STEP),
         *range(HEADER_BYTES, HEADER_OFFSETS[1], _PADDING_STEP),
-        *range(HEADER_OFFSETS[1], size),
+        *range(HEADER_OFFSETS[1], BODY_OFFSET, _FIELD_STEP),
+        *range(BODY_OFFSET, size),
     ]
 
 
@@ -61,69 +64,10 @@ async def test_a_segment_is_cut_at_any_byte(original: Original, tmp_path: Path, 
 async def test_a_bit_of_any_byte_is_flipped(original: Original, tmp_path: Path, index: int) -> None:
     name = original.segments[index]
 
-    def flip(damaged: Path, offset: int) -> None:
-        content = bytearray(original.files[name])
-        content[offset] ^= 1 << offset % 8
-        (damaged / name).write_bytes(content)
+    def flip_in(damaged: Path, offset: int) -> None:
+        flip(damaged / name, offset)
 
-    await obey_each(original, tmp_path, flip, telling_offsets(len(original.files[name])))
-
-
-# ------------------------------------------------------------------------------------- whole files: one law, many kinds
-
-
-def swap(one: Path, other: Path) -> None:
-    aside = one.with_name("aside")
-    one.rename(aside)
-    other.rename(one)
-    aside.rename(other)
-
-
-def replace(path: Path, content: bytes | None) -> None:
-    """Another file stands under this name, or with None a directory that is not empty."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    if content is None:
-        path.mkdir()
-        (path / "something").write_bytes(b"in it")
-    else:
-        path.write_bytes(content)
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def link(path: Path, target: str) -> None:
-    path.unlink()
-    path.symlink_to(target)
-
-
-SEGMENT_KINDS: dict[str, Callable[[Path, Path], object]] = {
-    "removed": lambda path, _: path.unlink(),
-    "swapped with another": swap,
-    "renamed onto another": lambda path, another: path.rename(another),
-    "copied over another": shutil.copy,
-    "copied to a higher number": lambda path, _: shutil.copy(path, path.with_name(f"{99:016d}.seg")),
-    "copied to the highest number": lambda path, _: shutil.copy(path, path.with_name("9" * 16 + ".seg")),
-    "garbage": lambda path, _: replace(path, b"\x89garbage\x00" * 999),
-    "empty": lambda path, _: replace(path, b""),
-    "a directory": lambda path, _: replace(path, None),
-    "a link to nowhere": lambda path, _: link(path, "nowhere"),
-    "a link to itself": lambda path, _: link(path, path.name),
-}
-
-
-def damage_segment(damaged: Path, original: Original, other: Original, kind: str, index: int) -> None:
-    """`other` is another journal; where two segments are concerned, the second is the one before, around the corner."""
-    name = original.segments[index]
-    if kind == "an older copy of itself":
-        (damaged / name).write_bytes(original.older[name])
-    elif kind == "of another journal":
-        (damaged / name).write_bytes(other.files[other.segments[index]])
-    else:
-        SEGMENT_KINDS[kind](damaged / name, damaged / original.segments[index - 1])
+    await obey_each(original, tmp_path, flip_in, telling_offsets(len(original.files[name])))
 
 
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["oldest", "middle", "newest"])
@@ -144,22 +88,6 @@ async def test_all_segments_are_something_else(original: Original, other: Origin
     foreign = set(other.records.values()) if kind == "of another journal" else set()
     first, *_ = await starts(damaged, foreign, times=3, crashing=True)
     assert first.stats.losses
-
-
-SIDE_FILES = [
-    "head",
-    "lock",
-    "shared",
-    "dead-letters",
-    "0000000000000001.released",
-    "0000000000000009.seg.new",
-    "head.new",
-]
-AS_WHAT: dict[str, Callable[[Path], None]] = {
-    "missing": remove,
-    "empty": lambda path: replace(path, b""),
-    "garbage": lambda path: replace(path, b"\x89PS\n" * 99),
-}
 
 
 @pytest.mark.parametrize("what", AS_WHAT)
