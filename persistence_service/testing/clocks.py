@@ -4,6 +4,24 @@ from __future__ import annotations
 
 import asyncio
 
+from persistence_service.buffer.timing import SystemTiming
+
+
+class JumpingTiming(SystemTiming):
+    """The machine's clocks, but that its wall clock is wrong by `offset_us`, which may change at any moment.
+
+    `wrong_answers` counts how often it was asked and said something wrong.
+    """
+
+    def __init__(self) -> None:
+        self.offset_us = 0
+        self.wrong_answers = 0
+
+    def wall_us(self) -> int:
+        offset_us = self.offset_us
+        self.wrong_answers += offset_us != 0
+        return super().wall_us() + offset_us
+
 
 class ManualTiming:
     """A `buffer.timing.Timing` that stands still until `advance`.

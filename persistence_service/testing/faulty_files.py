@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,16 +62,18 @@ class Gate:
 class FaultyFiles(Files):
     """Real files whose operations, by the name of their method, fail and wait as a test says.
 
-    `calls` counts each operation. With `largest_write` no system call writes more than so many bytes; with `free` the volume
-    claims so much room.
+    `calls` counts each operation, `struck` those that failed or were slowed down, and writes that were cut short. With
+    `largest_write` no system call writes more than so many bytes; with `free` the volume claims so much room.
     """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.struck: Counter[str] = Counter()
         self.largest_write: int | None = None
         self.free: int | None = None
         self._faults: dict[str, _Fault] = {}
         self._gates: dict[str, Gate] = {}
+        self._delays: dict[str, float] = {}
         self._running = threading.RLock()
 
     def fail(self, operation: str, number: int, *, after: int = 0, times: int | None = None) -> None:
@@ -78,12 +81,17 @@ class FaultyFiles(Files):
         self._faults[operation] = _Fault(number, after, times)
 
     def heal(self, *operations: str) -> None:
-        """These operations work again, and their gates are open; all of them when none is named."""
-        for operation in operations or (*self._faults, *self._gates):
+        """These operations work again, at once, and their gates are open; all of them when none is named."""
+        for operation in operations or (*self._faults, *self._gates, *self._delays):
             self._faults.pop(operation, None)
+            self._delays.pop(operation, None)
             gate = self._gates.pop(operation, None)
             if gate is not None:
                 gate.open()
+
+    def slow_down(self, operation: str, seconds: float) -> None:
+        """From now on, each call of `operation` takes so much longer."""
+        self._delays[operation] = seconds
 
     def gate(self, operation: str) -> Gate:
         """Calls of `operation` wait at the gate until it is opened."""
@@ -102,9 +110,14 @@ class FaultyFiles(Files):
         gate = self._gates.get(operation)
         if gate is not None:
             gate.pass_through()
+        delay_s = self._delays.get(operation)
+        if delay_s is not None:
+            self.struck[operation] += 1
+            time.sleep(delay_s)
         with self._running:
             fault = self._faults.get(operation)
             if fault is not None and fault.is_due():
+                self.struck[operation] += 1
                 raise OSError(fault.number, os.strerror(fault.number))
             yield
 
@@ -120,7 +133,9 @@ class FaultyFiles(Files):
         with self._call("writev"):
             if self.largest_write is None:
                 return super().writev(fd, buffers, offset)
-            return super().writev(fd, [b"".join(buffers)[: self.largest_write]], offset)
+            content = b"".join(buffers)
+            self.struck["writev"] += len(content) > self.largest_write
+            return super().writev(fd, [content[: self.largest_write]], offset)
 
     def sync(self, fd: int) -> None:
         with self._call("sync"):
