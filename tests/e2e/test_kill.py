@@ -20,7 +20,7 @@ _DELAY_S = 0.03
 
 # What the service reads from its journal after a kill, and how it stores that, is the same on MySQL and MariaDB: a few
 # kills show what MariaDB does with the connections and transactions of one that is gone.
-# The real data on a server, which is killed too: test_server_kill.py.
+# The real data on the servers, which are killed too: test_server_kill.py.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "workbooks, database, kills",

@@ -11,8 +11,8 @@ from tests.e2e.job import MainJob
 from tests.e2e.workbooks import Workbook
 
 
-# The real data on a server, which is killed meanwhile: test_server_kill.py. They bring no code to run that the sample does
-# not, so that run is spared the time of measuring.
+# The real data on the servers, which are killed meanwhile: test_server_kill.py. They bring no code to run that the sample
+# does not, so that run is spared the time of measuring.
 @pytest.mark.parametrize(
     "workbooks, database, measured",
     [
