@@ -211,7 +211,7 @@ class BufferManager:
         payload, sizes = intake.encode(records)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(f"the batch is longer than {MAX_PAYLOAD_BYTES} bytes as it is kept; split it")
-        self._forecast.note(self._timing.monotonic(), self._journal.service_bytes)
+        self._note_size()
         try:
             written = self._journal.append(
                 intake.kind,
@@ -369,10 +369,16 @@ class BufferManager:
         return self._timing.monotonic() - min(arrivals) if arrivals else 0.0
 
     def seconds_until_journal_full(self) -> float | None:
-        """Until `journal.max_bytes` is reached if it goes on like in the last minutes, None while it does not grow."""
-        now, used = self._timing.monotonic(), self._journal.service_bytes
-        self._forecast.note(now, used)
-        return self._forecast.seconds_until(self._journal.max_bytes, now, used)
+        """Until it has no room, by journal.max_bytes or on its volume, if it fills like lately; None while it does not."""
+        self._note_size()
+        return self._forecast.seconds_until(
+            self._journal.most_bytes, self._timing.monotonic(), self._journal.service_bytes
+        )
+
+    def _note_size(self) -> None:
+        self._forecast.note(
+            self._timing.monotonic(), self._journal.service_bytes, in_outage=self._flusher.failure is not None
+        )
 
     def stats(self) -> BufferStats:
         """The figures of this moment."""

@@ -30,6 +30,8 @@ class WriterState:
     fsync_seconds_total: float = 0.0
     failing: str | None = None
     full: bool = False
+    volume_room: int | None = None
+    """Bytes that may be written before the volume has less than the free room to be left on it."""
 
 
 def is_no_room(error: OSError) -> bool:
@@ -106,6 +108,7 @@ class WriterHealth:
     def room_for(self, size: int, free: int) -> bool:
         """Whether `size` bytes leave `min_free` of the `free` bytes; what was refused is `wanted_bytes` of room from then on."""
         fits = free - size >= self._min_free
+        self._state.volume_room = max(0, free - self._min_free - (size if fits else 0))
         if not fits:
             self.wanted_bytes = max(_LEAST_BYTES, size)
         if fits == self._state.full:

@@ -192,6 +192,12 @@ class Journal:
         return self._room.max_bytes
 
     @property
+    def most_bytes(self) -> int:
+        """What `service_bytes` can come to: `max_bytes`, or less where the volume had less room when it was last written."""
+        room = self._writer.state.volume_room
+        return self.max_bytes if room is None else min(self.max_bytes, self.service_bytes + room)
+
+    @property
     def high_water_us(self) -> int:
         """The newest time stamp that any record, present or past, was accepted at or used. Survives restarts exactly."""
         return self._high_water_us
