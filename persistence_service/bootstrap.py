@@ -14,6 +14,7 @@ from persistence_service.buffer.assembly import Policies, build_buffer
 from persistence_service.buffer.flusher import Flusher
 from persistence_service.buffer.letter_files import DIRECTORY_NAME, LetterFiles
 from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.orphans import Patience
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
 from persistence_service.buffer.timing import SystemTiming, Timing
 from persistence_service.errors import (
@@ -22,16 +23,24 @@ from persistence_service.errors import (
     StorageError,
     StorageUnavailable,
 )
+from persistence_service.fleet.control import ControlServer
+from persistence_service.fleet.identity import WorkerIdentity
+from persistence_service.fleet.journals import open_worker_journal
+from persistence_service.fleet.share import share_of
+from persistence_service.fleet.siblings import Siblings
+from persistence_service.fleet.whole import WholeBuffer
 from persistence_service.journal.files import Files
-from persistence_service.journal.journal import Journal
 from persistence_service.models.limits import Limits
 from persistence_service.observability.metrics import Metrics
 from persistence_service.services.adoption import OrphanAdoption
 from persistence_service.services.cleanup import CleanupService
 from persistence_service.services.dead_letters import DeadLetterService
 from persistence_service.services.deletion import DeletionService
+from persistence_service.services.gauges import watch_buffer, watch_journal, watch_letters
 from persistence_service.services.health import HealthService
+from persistence_service.services.joint_reports import JointReports
 from persistence_service.services.letter_census import LetterCensus
+from persistence_service.services.missing import what_is_missing
 from persistence_service.services.query import QueryService
 from persistence_service.services.recovery import RecoveryService
 from persistence_service.services.stats import StatsService
@@ -54,11 +63,15 @@ _CHUNK_ROWS = 4  # rows of one transaction, in those that start a flush
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that the API and the commands use, open and running."""
+    """Everything that the API and the commands use, open and running.
+
+    `buffer`, `stats`, `health` and `metrics` are this worker's own; `whole` and `reports` are the service's.
+    """
 
     settings: Settings
     limits: Limits
     buffer: BufferManager
+    whole: WholeBuffer
     query: QueryService
     recovery: RecoveryService
     deletion: DeletionService
@@ -66,6 +79,7 @@ class Services:
     dead_letters: DeadLetterService
     stats: StatsService
     health: HealthService
+    reports: JointReports
     metrics: Metrics
     timing: Timing
 
@@ -122,12 +136,14 @@ async def open_services(
     registry: StorageRegistry | None = None,
     files: Files | None = None,
     drain_s: Callable[[], float] | None = None,
+    worker: WorkerIdentity | None = None,
 ) -> AsyncIterator[Services]:
     """Open everything, run it, and close it in reverse: end the intake, flush for a bounded time, leave the rest journaled.
 
     A backend that is away or slow does not stop the start: batches are journaled, and it is tried again until it answers.
-    `files` does the journal's system calls, by default those of the disk.
-    `drain_s` says at the end how many seconds the last flush may take, by default service.shutdown_timeout.
+    `files` does the journal's system calls, by default those of the disk. `drain_s` says at the end how many seconds the last
+    flush may take, by default service.shutdown_timeout. `worker` is which of several this process is, None if it is alone;
+    it takes its share of the bounds in `settings`.
 
     Raises:
         ConfigurationError, JournalError, SchemaTooNew: a start that would not be safe.
@@ -135,46 +151,42 @@ async def open_services(
     timing = timing or SystemTiming()
     registry = registry or build_registry(settings)
     backend = registry.backend_for(SESSIONS)
+    settings = share_of(settings, worker)
+    limits = limits_of(settings)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)
         opener = BackendOpener(backend, migrate=settings.storage.migrate_on_start)
         await _try_to_open(opener)
-        journal = await Journal.open(
-            settings.journal.directory,
-            max_bytes=settings.journal.max_bytes,
-            min_free=settings.journal.min_free,
-            segment_bytes=settings.journal.segment_bytes,
-            clock=timing.wall_us,
-            files=files,
+        kept = await stack.enter_async_context(
+            open_worker_journal(settings.journal, worker, timing=timing, files=files)
         )
-        stack.push_async_callback(journal.close)
+        journal, inheritance = kept.journal, kept.inheritance
         letter_files = LetterFiles(settings.journal.directory / DIRECTORY_NAME, files)
         parts = build_buffer(
             journal=journal,
             backend=backend,
             letter_files=letter_files,
             policies=_policies(settings),
-            limits=limits_of(settings),
+            limits=limits,
             timing=timing,
             metrics=metrics,
             prepare=opener.ensure_open,
+            clock=kept.clock,
         )
         buffer, flusher = parts.manager, parts.flusher
         if isinstance(backend, AvailabilityNotifier):
             backend.on_available(flusher.try_again)
-        _watch(metrics, buffer, journal)
-        await stack.enter_async_context(
-            _running(buffer, flusher, drain_s or (lambda: settings.service.shutdown_timeout))
-        )
-        deletion = DeletionService(registry=registry, buffer=buffer, timing=timing)
+        siblings = Siblings(worker)
+        stack.callback(siblings.close)
+        whole = WholeBuffer(buffer, siblings, deleted=parts.deleted, heir=inheritance)
+        deletion = DeletionService(registry=registry, buffer=whole, timing=timing)
         dead_letters = DeadLetterService(
-            registry=registry, files=letter_files, timing=timing, limits=limits_of(settings), metrics=metrics
+            registry=registry, files=letter_files, timing=timing, limits=limits, metrics=metrics
         )
         letters = LetterCensus(
             backend=backend, files=letter_files, timing=timing, alarm_age_s=settings.buffer.dead_letter_alarm
         )
-        _watch_letters(metrics, letters)
         stats = StatsService(
             backend=backend,
             buffer=buffer,
@@ -183,31 +195,79 @@ async def open_services(
             timing=timing,
             refresh_interval_s=settings.stats.refresh_interval,
         )
+
+        def missing() -> list[str]:
+            return [*what_is_missing(buffer, journal), *inheritance.findings]
+
+        health = HealthService(
+            buffer=buffer, journal=journal, backend=backend, opener=opener, letters=letters, missing=missing
+        )
+        reports = JointReports(siblings, health=health, stats=stats, metrics=metrics, missing=missing)
+        watch_buffer(metrics, buffer)
+        watch_journal(metrics, journal)
+        watch_letters(metrics, letters)
+        if worker is not None:
+            await stack.enter_async_context(_among_siblings(worker, siblings, whole, reports, parts.patience))
+        await stack.enter_async_context(
+            _running(
+                buffer,
+                flusher,
+                inheritance.run(parts.takeover),
+                drain_s=drain_s or (lambda: settings.service.shutdown_timeout),
+            )
+        )
+        stack.callback(reports.begin_shutdown)
         adoption = OrphanAdoption(registry=registry, letters=dead_letters, timing=timing)
-        for service in (deletion, adoption, stats):
-            await stack.enter_async_context(_in_background(service.run(), type(service).__name__))
+        background = {"deletion": deletion.run, "adoption": adoption.run}
+        if worker is None or worker.slot == 0:  # one counts for all
+            background["stats"] = stats.run
+        for name, run in background.items():
+            await stack.enter_async_context(_in_background(run(), name))
         yield Services(
             settings=settings,
-            limits=limits_of(settings),
+            limits=limits,
             buffer=buffer,
-            query=QueryService(registry=registry, buffer=buffer),
-            recovery=RecoveryService(registry=registry, buffer=buffer, journal=journal, timing=timing),
+            whole=whole,
+            query=QueryService(registry=registry, buffer=whole),
+            recovery=RecoveryService(registry=registry, buffer=whole, missing=reports.missing, timing=timing),
             deletion=deletion,
-            cleanup=CleanupService(registry=registry, buffer=buffer, deletion=deletion),
+            cleanup=CleanupService(registry=registry, buffer=whole, deletion=deletion),
             dead_letters=dead_letters,
             stats=stats,
-            health=HealthService(buffer=buffer, journal=journal, backend=backend, opener=opener, letters=letters),
+            health=health,
+            reports=reports,
             metrics=metrics,
             timing=timing,
         )
 
 
 @asynccontextmanager
-async def _running(buffer: BufferManager, flusher: Flusher, drain_s: Callable[[], float]) -> AsyncIterator[None]:
-    """Replay and flush in the background; at the end drain for at most `drain_s()` seconds."""
-    replay = asyncio.create_task(buffer.replay(), name="replay")
-    flush = asyncio.create_task(flusher.run(), name="flush")
-    for task in (replay, flush):
+async def _among_siblings(
+    worker: WorkerIdentity, siblings: Siblings, whole: WholeBuffer, reports: JointReports, patience: Patience
+) -> AsyncIterator[None]:
+    """Answer the other workers, and know who of them is there: from before the journal is read until all is at rest."""
+
+    def note(are_all_there: bool) -> None:  # noqa: FBT001  # a callback with one argument
+        patience.note_others(are_all_there=are_all_there and not whole.is_incomplete)
+
+    patience.note_others(are_all_there=False)
+    async with ControlServer({**whole.answers(), **reports.answers()}).listening(worker.socket_of(worker.slot)):
+        await whole.learn_deleted()
+        async with _in_background(siblings.watch(note), "siblings"):
+            yield
+
+
+@asynccontextmanager
+async def _running(
+    buffer: BufferManager, flusher: Flusher, inheritance: Coroutine[None, None, None], *, drain_s: Callable[[], float]
+) -> AsyncIterator[None]:
+    """Replay, flush and inherit in the background; at the end drain for at most `drain_s()` seconds."""
+    tasks = [
+        asyncio.create_task(buffer.replay(), name="replay"),
+        asyncio.create_task(flusher.run(), name="flush"),
+        asyncio.create_task(inheritance, name="inheritance"),
+    ]
+    for task in tasks:
         task.add_done_callback(partial(_note_end, buffer))
     try:
         yield
@@ -216,9 +276,9 @@ async def _running(buffer: BufferManager, flusher: Flusher, drain_s: Callable[[]
         try:
             await flusher.stop(drain_s=drain_s())
         finally:
-            for task in (replay, flush):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(replay, flush, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -266,40 +326,6 @@ def _policies(settings: Settings) -> Policies:
         ack=AckPolicy(options.ack, options.min_ack, options.ack_timeout),
         max_dead_letters_per_minute=options.max_dead_letter_rate,
     )
-
-
-def _watch(metrics: Metrics, buffer: BufferManager, journal: Journal) -> None:
-    metrics.watch_buffer("sessions", lambda: buffer.stats().sessions_count)
-    metrics.watch_buffer("tasks", lambda: buffer.stats().tasks_count)
-    metrics.watch("buffer_bytes", "Bytes of records in memory", lambda: buffer.stats().size_bytes)
-    metrics.watch("spilled_records", "Records that wait in the journal alone", lambda: buffer.stats().spilled_records)
-    metrics.watch("orphans", "Tasks that wait for their session", lambda: buffer.stats().waiting_for_session)
-    metrics.watch("set_aside", "Refused records beyond the dead-letter rate", lambda: buffer.stats().set_aside)
-    metrics.watch(
-        "dead_lettering_stopped",
-        "1 while refused records wait in the journal instead of becoming dead letters",
-        lambda: buffer.stats().dead_lettering_stopped,
-    )
-    metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", buffer.oldest_unstored_age_s)
-    metrics.watch_total("records_merged", "Records merged away in the buffer", lambda: buffer.stats().merged)
-    metrics.watch_total(
-        "batches_unmerged", "Journaled batches that a mistake kept out", lambda: buffer.stats().unmerged
-    )
-    metrics.watch("journal_bytes", "Bytes of the journal's segments", lambda: journal.stats().bytes)
-    metrics.watch("journal_segments", "Segments of the journal", lambda: journal.stats().segments)
-    metrics.watch("journal_unstored_items", "Journaled records not yet stored", lambda: journal.stats().unstored_items)
-    metrics.watch("journal_full", "1 while the journal has no room", lambda: journal.stats().full)
-    metrics.watch(
-        "journal_failing", "1 while the journal can't be written", lambda: journal.stats().failing is not None
-    )
-    metrics.watch_total("journal_losses", "Ranges that could not be read", lambda: journal.stats().lost_ranges)
-    metrics.watch_total("journal_fsyncs", "Fsyncs of the journal", lambda: journal.stats().fsyncs)
-    metrics.watch_total("journal_fsync_seconds", "Time they took", lambda: journal.stats().fsync_seconds_total)
-
-
-def _watch_letters(metrics: Metrics, letters: LetterCensus) -> None:
-    metrics.watch_by("dead_letters_waiting", "Dead letters that wait for a person", "reason", letters.by_reason)
-    metrics.watch("oldest_dead_letter_seconds", "Age of the oldest dead letter", letters.oldest_age_s)
 
 
 def _sqlite(settings: Settings) -> StorageBackend:

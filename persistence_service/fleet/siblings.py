@@ -33,8 +33,9 @@ class Siblings:
     """
 
     def __init__(self, identity: WorkerIdentity | None) -> None:
+        """`of` is whose siblings these are."""
         slots = range(identity.workers) if identity is not None else ()
-        self._identity = identity
+        self.of = identity
         self._lines: dict[int, list[Line]] = {slot: [] for slot in slots if identity and slot != identity.slot}
         self._away: frozenset[int] = frozenset(self._lines)
 
@@ -100,8 +101,8 @@ class Siblings:
             with suppress(ConnectionError, asyncio.IncompleteReadError):  # the worker was restarted since
                 return await self._ask_over(line, slot, question, silence_s, note_life)
             self._end(slot)
-        assert self._identity is not None, "who has siblings has an identity"  # noqa: S101  # for the type checker
-        line = await Line.open(self._identity.socket_of(slot))
+        assert self.of is not None, "who has siblings has an identity"  # noqa: S101  # for the type checker
+        line = await Line.open(self.of.socket_of(slot))
         return await self._ask_over(line, slot, question, silence_s, note_life)
 
     async def _ask_over(

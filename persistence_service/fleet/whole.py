@@ -69,17 +69,21 @@ class WholeBuffer:
         own: BufferManager,
         siblings: Siblings | None = None,
         *,
-        slot: int = 0,
         deleted: DeletedSessions | None = None,
         heir: Heir | None = None,
     ) -> None:
         self._own = own
         self._siblings = siblings or Siblings(None)
-        self._slot = slot
+        self._slot = self._siblings.of.slot if self._siblings.of is not None else 0
         self._deleted = deleted or DeletedSessions()
         self._heir = heir or NothingInherited()
 
     # -------------------------------------------------------------------------------------------- single records
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether what was not found here may still be in a journal that this worker reads."""
+        return self._own.replaying or self._heir.is_running
 
     def require_replayed(self) -> None:
         """Raises Replaying while what was not found here may still be in a journal that this worker reads."""
@@ -107,7 +111,7 @@ class WholeBuffer:
 
     async def glimpse(self, session_id: str) -> tuple[Session | None, bool]:
         """What those who can be asked now know of a session, and whether these were all, with all of their journals."""
-        is_whole = not (self._own.replaying or self._heir.is_running)
+        is_whole = not self.is_incomplete
         theirs = await self._siblings.ask_present(FindSession(session_id), patience_s=_READ_PATIENCE_S)
         found = self._merged(SESSIONS, await self._own.session(session_id), theirs)
         return found, is_whole and len(theirs) == len(self._siblings.slots)

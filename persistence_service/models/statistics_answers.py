@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from persistence_service.models.answers import BufferView, Number, Time
 
@@ -78,7 +78,10 @@ class BufferFigures(BufferView, frozen=True):
 
 
 class ProcessInfo(Struct, frozen=True):
-    """This process; memory and threads are null where the system does not tell."""
+    """This process; memory and threads are null where the system does not tell.
+
+    Of several workers it is what all of them take, but for `pid`, which is the first one's, and `uptime_s`, the longest.
+    """
 
     pid: int
     uptime_s: float
@@ -86,6 +89,10 @@ class ProcessInfo(Struct, frozen=True):
     resident_bytes: int | None
     peak_resident_bytes: int | None
     threads: int | None
+    workers: Annotated[Number, Meta(description="only where there are several")] | UnsetType = UNSET
+    missing_workers: (
+        Annotated[list[int], Meta(description="those that can't be asked, whose figures are left out")] | UnsetType
+    ) = UNSET
 
 
 class Statistics(Struct, frozen=True):

@@ -93,6 +93,31 @@ class Metrics:
         """Everything in Prometheus' text format, version 0.0.4."""
         return generate_latest(self._registry)
 
+    def collect(self) -> Iterable[Metric]:
+        """Everything, as values."""
+        return self._registry.collect()
+
+
+def exposition(metrics: Iterable[Metric]) -> bytes:
+    """`metrics`, whoever counted them, in Prometheus' text format, version 0.0.4."""
+    registry = CollectorRegistry()
+    registry.register(_Given(metrics))
+    return generate_latest(registry)
+
+
+class _Given(Collector):
+    """What was collected elsewhere."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering collects nothing."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
 
 class _Total(Collector):
     """A counter that somebody else keeps."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.tombstones import deletions_of
+from persistence_service.fleet.whole import WholeBuffer
 from persistence_service.models.status import Status
 from persistence_service.models.tombstone import Tombstone, is_covered
 from persistence_service.services.deletion import DeletionService, stored_tasks
@@ -43,7 +43,7 @@ class CleanupService:
     wholly, and the one it was at is completed later; how many that were nobody is told, and the next run deletes the rest.
     """
 
-    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager, deletion: DeletionService) -> None:
+    def __init__(self, *, registry: StorageRegistry, buffer: WholeBuffer, deletion: DeletionService) -> None:
         self._backend = registry.backend_for(SESSIONS)
         self._buffer = buffer
         self._deletion = deletion
@@ -93,10 +93,11 @@ class CleanupService:
             rows = await self._backend.select(SESSIONS, (SESSIONS.key, "event_time"), query)
             keys = [session_id for session_id, _ in rows]
             deleted = await deletions_of(self._backend, keys)
+            waiting = await self._buffer.waiting_of(keys)
             yield [
                 session_id
                 for session_id, event_time in rows
-                if not self._buffer.is_waiting(session_id) and not is_covered(event_time, deleted.get(session_id))
+                if session_id not in waiting and not is_covered(event_time, deleted.get(session_id))
             ]
             if len(rows) < _SESSIONS_AT_ONCE:
                 return
@@ -120,7 +121,7 @@ class CleanupService:
             deleted = await deletions_of(transaction, [session_id])
             stored = await transaction.read(SESSIONS, [session_id])
             is_expired = await transaction.select(SESSIONS, (SESSIONS.key,), Query((of_it, *expired), limit=1))
-            if not is_expired or self._buffer.is_waiting(session_id):
+            if not is_expired or await self._buffer.waiting_of([session_id]):
                 return None
             if is_covered(stored[0].event_time, deleted.get(session_id)):
                 return None

@@ -15,9 +15,9 @@ import structlog
 from msgspec.structs import replace
 
 from persistence_service.buffer.backoff import Backoff
-from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import SessionNotFound
+from persistence_service.fleet.whole import WholeBuffer
 from persistence_service.models.session import Session
 from persistence_service.models.times import from_micros
 from persistence_service.models.tombstone import Tombstone
@@ -50,7 +50,7 @@ class DeletionService:
     """Deletes sessions with their tasks, and completes deletions that were interrupted."""
 
     def __init__(
-        self, *, registry: StorageRegistry, buffer: BufferManager, timing: Timing, backoff: Backoff | None = None
+        self, *, registry: StorageRegistry, buffer: WholeBuffer, timing: Timing, backoff: Backoff | None = None
     ) -> None:
         self._backend = registry.backend_for(SESSIONS)
         self._buffer = buffer
@@ -66,9 +66,8 @@ class DeletionService:
         Raises:
             SessionNotFound: there is no such session, or it is deleted and all of it is gone.
             StorageUnavailable: the backend is away. The outcome is open; asking again is safe.
-            Replaying: what is buffered can't be known yet.
+            Replaying: what is buffered can't be known yet. Here too the outcome may be open.
         """
-        self._buffer.require_replayed()
         # The buffer is looked at first: what a flush moves to the backend meanwhile is then seen twice, never missed.
         buffered = await self._buffer.session(session_id)
         stamp = await self._buffer.next_stamp()
@@ -114,9 +113,10 @@ class DeletionService:
 
         Raises:
             StorageUnavailable: the backend is away; what is left is removed later.
+            Replaying: a worker could not be told, nothing is removed yet.
         """
         session_id, up_to = tombstone.session_id, tombstone.deleted_up_to
-        self._buffer.note_deleted(session_id, up_to)
+        await self._buffer.note_deleted(session_id, up_to)
         covered = (Equals("session_id", session_id), Between("event_time", None, up_to))
         while await self._remove_tasks(covered):
             pass
@@ -153,7 +153,7 @@ class DeletionService:
         """Complete every deletion that was begun; returns how many.
 
         Raises:
-            StorageUnavailable: the backend is away.
+            StorageUnavailable, Replaying: the backend or a worker is away.
         """
         completed = 0
         after: tuple[str] | None = None

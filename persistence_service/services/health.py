@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from persistence_service import __version__
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.journal.journal import Journal
 from persistence_service.models.answers import BufferView, Health, JournalView
 from persistence_service.services.letter_census import LetterCensus
-from persistence_service.services.missing import what_is_missing
 from persistence_service.storage.backend import StorageBackend
 from persistence_service.storage.opening import BackendOpener
 
@@ -25,7 +26,10 @@ class HealthService:
         backend: StorageBackend,
         opener: BackendOpener,
         letters: LetterCensus,
+        missing: Callable[[], list[str]],
     ) -> None:
+        """`missing` says in words what this worker has acknowledged and can't show."""
+        self._missing = missing
         self._letters = letters
         self._buffer = buffer
         self._journal = journal
@@ -42,7 +46,7 @@ class HealthService:
         database = await self._backend.health_check()
         failure = self._buffer.storage_failure
         is_stored = database.healthy and failure is None and not self._opener.problem
-        missing = what_is_missing(self._buffer, self._journal)
+        missing = self._missing()
         journal = self._journal.stats()
         if journal.failing is not None:
             missing.insert(0, f"the journal can't be written ({journal.failing})")

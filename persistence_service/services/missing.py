@@ -9,7 +9,7 @@ _NAMED = 3
 
 
 def what_is_missing(buffer: BufferManager, journal: Journal) -> list[str]:
-    """In words, what this service has acknowledged and can't show; empty if there is nothing."""
+    """In words, what this worker has acknowledged and can't show; empty if there is nothing."""
     missing = []
     buffered = buffer.stats()
     if buffered.replay_failing:

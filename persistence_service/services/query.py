@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import msgspec
 
-from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.tombstones import deletions_of, left_of
 from persistence_service.errors import (
     FieldProblem,
@@ -19,6 +18,7 @@ from persistence_service.errors import (
     Unavailable,
     ValidationFailed,
 )
+from persistence_service.fleet.whole import WholeBuffer
 from persistence_service.models.answers import Page
 from persistence_service.models.session import Session
 from persistence_service.models.status import Status
@@ -98,7 +98,7 @@ class PageRequest:
 class QueryService:
     """Answers the query endpoints."""
 
-    def __init__(self, *, registry: StorageRegistry, buffer: BufferManager) -> None:
+    def __init__(self, *, registry: StorageRegistry, buffer: WholeBuffer) -> None:
         self._registry = registry
         self._buffer = buffer
 
@@ -121,9 +121,9 @@ class QueryService:
         Raises:
             SessionNotFound: no such session, neither stored nor buffered.
         """
-        was_replaying = self._buffer.replaying
-        if await self._one(SESSIONS, session_id, await self._buffer.session(session_id)) is None:
-            if not was_replaying:
+        buffered, is_whole = await self._buffer.glimpse(session_id)
+        if await self._one(SESSIONS, session_id, buffered) is None:
+            if is_whole:
                 raise SessionNotFound(session_id)
             await self.session(session_id)  # raises, unless it has turned up since
         return await self.tasks(which, page)
@@ -135,7 +135,6 @@ class QueryService:
             SessionNotFound: there is none.
             Unavailable: that can't be known now.
         """
-        self._buffer.require_replayed()  # until then, what is stored may be older than what was acknowledged
         found = await self._one(SESSIONS, session_id, await self._buffer.session(session_id))
         if found is None:
             raise SessionNotFound(session_id)
@@ -148,7 +147,6 @@ class QueryService:
             TaskNotFound: there is none.
             Unavailable: that can't be known now.
         """
-        self._buffer.require_replayed()
         found = await self._one(TASKS, task_id, await self._buffer.task(task_id))
         if found is None:
             raise TaskNotFound(task_id)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.timing import Timing
 from persistence_service.buffer.tombstones import deletions_of, left_of
 from persistence_service.errors import SessionNotFound
-from persistence_service.journal.journal import Journal
+from persistence_service.fleet.whole import WholeBuffer
 from persistence_service.models.session import Session
 from persistence_service.models.status import UNFINISHED, Status
 from persistence_service.models.task import Task
 from persistence_service.models.times import from_micros
 from persistence_service.models.tombstone import is_covered
 from persistence_service.services.cursor import decode_cursor, encode_cursor, fingerprint_of
-from persistence_service.services.missing import what_is_missing
 from persistence_service.services.query import POSITION, page_of
 from persistence_service.storage.collections import LAST_ACTIVITY, SESSIONS, TASKS
 from persistence_service.storage.query import (
@@ -80,13 +78,14 @@ class RecoveryService:
         self,
         *,
         registry: StorageRegistry,
-        buffer: BufferManager,
-        journal: Journal,
+        buffer: WholeBuffer,
+        missing: Callable[[], Awaitable[list[str]]],
         timing: Timing,
     ) -> None:
+        """`missing` says in words what the service has acknowledged and can't show."""
         self._registry = registry
         self._buffer = buffer
-        self._journal = journal
+        self._missing = missing
         self._timing = timing
 
     async def incomplete_sessions(self, *, limit: int, cursor: str | None, idle_s: float | None) -> IncompletePage:
@@ -94,7 +93,7 @@ class RecoveryService:
 
         Raises:
             ValidationFailed: the cursor belongs to another list.
-            StorageUnavailable: the backend is away, so the truth can't be known.
+            StorageUnavailable, Replaying: the backend or a worker is away, so the truth can't be known.
         """
         await self._buffer.flush()
         where: list[Condition] = [_INCOMPLETE]
@@ -118,7 +117,7 @@ class RecoveryService:
             count=await backend.count(SESSIONS, where) - (len(page) - len(shown)),
             sessions=await self._described(shown),
             next_cursor=encode_cursor(fingerprint, [last_activity, last.session_id]) if last else None,
-            missing=what_is_missing(self._buffer, self._journal),
+            missing=await self._missing(),
         )
 
     async def restore(self, session_id: str, *, include_failed: bool, limit: int, cursor: str | None) -> Restored:
@@ -127,7 +126,7 @@ class RecoveryService:
         Raises:
             SessionNotFound: no such session.
             ValidationFailed: the cursor belongs to another list.
-            StorageUnavailable: the backend is away, so the truth can't be known.
+            StorageUnavailable, Replaying: the backend or a worker is away, so the truth can't be known.
         """
         await self._buffer.flush()
         backend = self._registry.backend_for(SESSIONS)

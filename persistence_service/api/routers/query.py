@@ -32,7 +32,7 @@ from persistence_service.errors import (
 from persistence_service.models.answers import Page, SessionView, TaskView, session_view, task_view
 
 router = APIRouter(prefix=BASE_PATH, tags=["query"], dependencies=[Depends(well_formed)])
-_LISTING = (ValidationFailed, StorageUnavailable, QueryTimeout)
+_LISTING = (ValidationFailed, StorageUnavailable, QueryTimeout, Replaying)
 _READING = (ValidationFailed, StorageUnavailable, Replaying)
 
 
@@ -57,7 +57,7 @@ async def get_session(
 
 
 @router.get("/sessions/{session_id}/tasks")
-@documented(Page[TaskView], errors=(SessionNotFound, *_LISTING, Replaying))
+@documented(Page[TaskView], errors=(SessionNotFound, *_LISTING))
 async def list_session_tasks(
     services: ServicesDep, session_id: SessionIdInPath, listing: Annotated[SessionTaskList, Query()]
 ) -> Response:

@@ -19,7 +19,7 @@ from persistence_service.api.dependencies import (
 from persistence_service.api.openapi import documented
 from persistence_service.api.responses import json_response
 from persistence_service.api.routers import BASE_PATH
-from persistence_service.errors import QueryTimeout, SessionNotFound, StorageUnavailable, ValidationFailed
+from persistence_service.errors import QueryTimeout, Replaying, SessionNotFound, StorageUnavailable, ValidationFailed
 from persistence_service.models.answers import (
     IncompleteSession,
     IncompleteSessions,
@@ -31,7 +31,7 @@ from persistence_service.models.answers import (
 from persistence_service.models.status import Status
 
 router = APIRouter(prefix=f"{BASE_PATH}/recovery", tags=["recovery"], dependencies=[Depends(well_formed)])
-_TRUTH = (ValidationFailed, StorageUnavailable, QueryTimeout)
+_TRUTH = (ValidationFailed, StorageUnavailable, QueryTimeout, Replaying)
 
 
 @router.get("/incomplete-sessions")

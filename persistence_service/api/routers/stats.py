@@ -25,4 +25,4 @@ async def stats(services: ServicesDep, _: Annotated[NoParameters, Query()]) -> R
     What is in the database is counted in the background, now and then, and not for this call: it is as of `as_of`, which stays
     behind while the database is away. The rest is of the moment.
     """
-    return json_response(services.stats.report())
+    return json_response(await services.reports.statistics())

@@ -17,8 +17,11 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 @router.get("/health")
 @documented(Health, also={503: Health})
 async def health(services: ServicesDep) -> Response:
-    """Tell how the service is, the database included: 503 only when batches are refused."""
-    report = await services.health.report()
+    """Tell how the service is, the database included: 503 only when batches are refused.
+
+    Of several workers the worst is told; one that can't be asked degrades the service.
+    """
+    report = await services.reports.health()
     return json_response(report, status=503 if report.status == "unhealthy" else 200)
 
 
@@ -32,7 +35,7 @@ async def live() -> Response:
 @router.get("/health/ready")
 @documented(Liveness, also={503: Liveness})
 async def ready(services: ServicesDep) -> Response:
-    """Tell whether a batch sent now can be accepted and kept."""
+    """Tell whether a batch sent now can be accepted and kept; of several workers, by the one that answers."""
     is_ready = services.health.is_ready()
     return json_response(Liveness("ready" if is_ready else "not ready"), status=200 if is_ready else 503)
 
@@ -41,5 +44,5 @@ async def ready(services: ServicesDep) -> Response:
 @router.get("/api/v1/system/metrics", name="system_metrics")
 @documented("text/plain")
 async def metrics(services: ServicesDep) -> Response:
-    """Get the metrics in Prometheus' text format."""
-    return Response(services.metrics.render(), media_type=_PROMETHEUS)
+    """Get the metrics in Prometheus' text format; of several workers those of all, each labelled with its `worker`."""
+    return Response(await services.reports.metrics(), media_type=_PROMETHEUS)

@@ -32,6 +32,7 @@ from persistence_service.errors import (
     StorageUnavailable,
     UnclassifiedStorageError,
 )
+from persistence_service.fleet.whole import WholeBuffer
 from persistence_service.models.acceptance import Acceptance, accept_sessions, accept_tasks
 from persistence_service.models.dead_letter import DeadLetter
 from persistence_service.models.limits import Limits
@@ -157,7 +158,7 @@ class BufferMachine(RuleBasedStateMachine):
         registry = StorageRegistry()
         registry.register("test", lambda: self.rig.backend)
         registry.route_all("test", {})
-        buffer = self.rig.buffer
+        buffer = WholeBuffer(self.rig.buffer)
         self.deletion = DeletionService(registry=registry, buffer=buffer, timing=self.timing)
         self.cleanup = CleanupService(registry=registry, buffer=buffer, deletion=self.deletion)
         self.letters = DeadLetterService(

@@ -93,10 +93,11 @@ async def open_rig(
     journal = directory / "journal"
     settings = Settings.model_validate({"journal": {"directory": journal, "min_free": 0}})
     async with open_services(settings, timing=timing, registry=registry) as services:
-        deletion = DeletionService(registry=registry, buffer=services.buffer, timing=timing)
+        deletion = DeletionService(registry=registry, buffer=services.whole, timing=timing)
         files = LetterFiles(journal / DIRECTORY_NAME)
         await until(lambda: not services.buffer.replaying)
-        background = {deletion_module._LOOK_EVERY_S, adoption_module._ADOPT_EVERY_S}
+        refresh_s = settings.stats.refresh_interval
+        background = {deletion_module._LOOK_EVERY_S, adoption_module._ADOPT_EVERY_S, refresh_s}
         await until(lambda: background <= set(timing.seconds_to_deadlines), "the background's first look")
         letters = DeadLetterService(
             registry=registry, files=files, timing=timing, limits=services.limits, metrics=services.metrics
@@ -106,7 +107,7 @@ async def open_rig(
             backend,
             timing,
             deletion,
-            CleanupService(registry=registry, buffer=services.buffer, deletion=deletion),
+            CleanupService(registry=registry, buffer=services.whole, deletion=deletion),
             letters,
             OrphanAdoption(registry=registry, letters=letters, timing=timing),
             files,

@@ -1,0 +1,30 @@
+"""What one of several workers may take of what the settings grant the service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from persistence_service.fleet.identity import WorkerIdentity
+from persistence_service.settings import Settings
+
+
+def share_of(settings: Settings, worker: WorkerIdentity | None) -> Settings:
+    """The settings of `worker`: its part of the bounds on memory and dead letters. `journal.max_bytes` is shared, not divided."""
+    if worker is None:
+        return settings
+    buffer, limits = settings.buffer, settings.limits
+
+    def part(granted: int, *, least: int = 1) -> int:
+        return max(granted // worker.workers, least)
+
+    changes: dict[str, Any] = {
+        "max_memory_records": part(buffer.max_memory_records, least=buffer.max_buffer_size),
+        "max_memory_bytes": part(buffer.max_memory_bytes),
+        "max_dead_letter_rate": part(buffer.max_dead_letter_rate, least=min(1, buffer.max_dead_letter_rate)),
+    }
+    return settings.model_copy(
+        update={
+            "buffer": buffer.model_copy(update=changes),
+            "limits": limits.model_copy(update={"max_inflight_bytes": part(limits.max_inflight_bytes)}),
+        }
+    )
