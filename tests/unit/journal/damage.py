@@ -62,9 +62,9 @@ class Original:
     """A whole journal: its files, which are never changed, and what each record is."""
 
     path: Path
-    files: dict[str, bytes]
-    older: dict[str, bytes]
-    places: dict[str, list[Record]]
+    files: dict[str, bytes] = field(repr=False)
+    older: dict[str, bytes] = field(repr=False)
+    places: dict[str, list[Record]] = field(repr=False)
 
     @property
     def segments(self) -> list[str]:
@@ -90,11 +90,19 @@ class Original:
         found: set[bytes] = set()
         for path in damaged.glob("*.seg"):
             content = path.read_bytes() if path.is_file() else b""
-            for name, original in self.files.items():
-                headers = (content[at : at + HEADER_BYTES] == original[at : at + HEADER_BYTES] for at in HEADER_OFFSETS)
-                if name in self.places and any(headers):
-                    found.update(place.payload for place in self.places[name] if _is_intact(content, original, place))
+            name = self.identity(content)
+            if name is not None:
+                places = self.places[name]
+                found.update(place.payload for place in places if _is_intact(content, self.files[name], place))
         return found
+
+    def identity(self, content: bytes) -> str | None:
+        """Which of the segments these bytes are by their header, whatever else they hold."""
+        for name in self.places:
+            original = self.files[name]
+            if any(content[at : at + HEADER_BYTES] == original[at : at + HEADER_BYTES] for at in HEADER_OFFSETS):
+                return name
+        return None
 
     def is_shortened(self, damaged: Path) -> bool:
         """Whether the newest segment ends between two records, as it once did: nothing tells that from a process that died then."""

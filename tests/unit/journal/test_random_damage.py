@@ -7,7 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -26,35 +28,55 @@ def original() -> Iterator[Original]:
     shutil.rmtree(folder)
 
 
-def _on_segment(kind: str, index: int) -> Damage:
-    def damage(damaged: Path, original: Original) -> None:
-        if (damaged / original.segments[index]).is_file():
-            damage_segment(damaged, original, original, kind, index)
+@dataclass(frozen=True)
+class OnSegment:
+    kind: str
+    index: int
 
-    return damage
-
-
-def _in_segment(change: Callable[[Path, int], object], index: int, share: float) -> Damage:
-    def damage(damaged: Path, original: Original) -> None:
-        path = damaged / original.segments[index]
-        if path.is_file() and path.stat().st_size:
-            change(path, int(path.stat().st_size * share))
-
-    return damage
+    def __call__(self, damaged: Path, original: Original) -> None:
+        if (damaged / original.segments[self.index]).is_file():
+            damage_segment(damaged, original, original, self.kind, self.index)
 
 
-def _on_side_file(name: str, what: str) -> Damage:
-    return lambda damaged, _: AS_WHAT[what](damaged / name)
+@dataclass(frozen=True)
+class InSegment:
+    change: Literal["cut", "flip"]
+    index: int
+    share: float
+
+    def __call__(self, damaged: Path, original: Original) -> None:
+        path = damaged / original.segments[self.index]
+        size = path.stat().st_size if path.is_file() else 0
+        if size and self.change == "flip":
+            flip(path, int(size * self.share))
+        elif size:
+            os.truncate(path, int(size * self.share))
+
+
+@dataclass(frozen=True)
+class OnSideFile:
+    name: str
+    what: str
+
+    def __call__(self, damaged: Path, _: Original) -> None:
+        AS_WHAT[self.what](damaged / self.name)
+
+
+@dataclass(frozen=True)
+class DirectoryInstead:
+    name: str
+
+    def __call__(self, damaged: Path, _: Original) -> None:
+        replace(damaged / self.name, None)
 
 
 _indices = st.integers(0, SEGMENTS - 1)
-_shares = st.floats(0, 1, exclude_max=True)
-_near_the_end = st.floats(0.9, 1, exclude_max=True)
-_damages = st.one_of(
-    st.builds(_on_segment, st.sampled_from([*SEGMENT_KINDS, "an older copy of itself"]), _indices),
-    st.builds(_in_segment, st.sampled_from([flip, os.truncate]), _indices, _shares | _near_the_end),
-    st.builds(_on_side_file, st.sampled_from([*SIDE_FILES, "quarantine"]), st.sampled_from(list(AS_WHAT))),
-    st.builds(lambda name: lambda damaged, _: replace(damaged / name, None), st.sampled_from(["head", "head.new"])),
+_shares = st.floats(0, 1, exclude_max=True) | st.floats(0.9, 1, exclude_max=True)
+_damages: st.SearchStrategy[Damage] = st.one_of(
+    st.builds(OnSegment, st.sampled_from([*SEGMENT_KINDS, "an older copy of itself"]), _indices),
+    st.builds(InSegment, st.sampled_from(["cut", "flip"]), _indices, _shares),
+    st.builds(OnSideFile, st.sampled_from([*SIDE_FILES, "quarantine"]), st.sampled_from(list(AS_WHAT))),
+    st.builds(DirectoryInstead, st.sampled_from(["head", "head.new"])),
 )
 
 
@@ -77,6 +99,8 @@ def test_whatever_comes_together_all_that_is_intact_comes_back_and_what_is_gone_
 
 def _is_told_of_the_newest(original: Original, damaged: Path) -> bool:
     """Whether anything that is left names the newest segment: without it and without the head it was never there."""
-    names = {path.name for path in damaged.glob("*.seg") if os.path.lexists(path)}
-    head = damaged / "head"
-    return original.newest in names or (head.is_file() and head.read_bytes() == original.files["head"])
+    head, newest = damaged / "head", damaged / original.newest
+    if head.is_file() and head.read_bytes() == original.files["head"]:
+        return True
+    name = original.identity(newest.read_bytes()) if newest.is_file() else None
+    return os.path.lexists(newest) and name in (None, original.newest)
