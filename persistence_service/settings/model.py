@@ -7,6 +7,7 @@ Building ``Settings()`` reads nothing from the environment or the disk: that is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
@@ -411,3 +412,7 @@ class Settings(Section):
         if broken:
             raise ValueError("; ".join(rule.text for rule in broken))
         return self
+
+    def __reduce__(self) -> tuple[Callable[[object], Settings], tuple[dict[str, object]]]:
+        """Be checked anew in the process that it is sent to."""
+        return type(self).model_validate, (self.model_dump(),)

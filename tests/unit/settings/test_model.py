@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,3 +254,9 @@ def test_hosts_without_a_port_take_the_common_one() -> None:
 def test_sections_can_be_built_with_values_of_their_types() -> None:
     assert LoggingSettings(file=None).file is None
     assert SqliteSettings(path=Path("x.db"), busy_timeout=0.5).busy_timeout == 0.5
+
+
+def test_settings_can_be_sent_to_another_process() -> None:
+    database = DatabaseSettings(host=("a:1", "b"), password=SecretStr("secret"))
+    settings = Settings(database=database, storage=StorageSettings(routes={"translation_tasks": "mysql"}))
+    assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301  # our own bytes

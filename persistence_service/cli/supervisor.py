@@ -1,0 +1,295 @@
+"""Several workers: one process that listens, starts them, restarts those that end, and stops them; it serves nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import multiprocessing
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import structlog
+import typer
+
+from persistence_service.buffer.timing import SystemTiming
+from persistence_service.cli.server import BACKLOG
+from persistence_service.cli.worker import READY, STOP, WorkerStart, run_worker
+from persistence_service.errors import JournalUnavailable
+from persistence_service.fleet.identity import WorkerIdentity
+from persistence_service.fleet.journals import prepare_journals
+from persistence_service.settings import Settings
+
+_log = structlog.get_logger(__name__)
+_SPAWN: Final = multiprocessing.get_context("spawn")
+_STABLE_S: Final = 10.0
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+_OVERTIME_S: Final = 10.0  # what a stop may take beyond service.shutdown_timeout
+
+
+def supervise(settings: Settings) -> bool:
+    """Run `service.workers` workers until a signal; False if none of them could start, which is said on stderr then.
+
+    SIGTERM and SIGINT stop all at once, a second one kills them; SIGHUP restarts them one after the other.
+
+    Raises:
+        JournalLocked: another service has the journals.
+        JournalUnavailable: their directory can't be used.
+    """
+    try:
+        prepare_journals(settings.journal, wall_us=SystemTiming().wall_us())
+    except OSError as exc:
+        raise JournalUnavailable(f"the journal's directory cannot be used: {exc}") from exc
+    with ExitStack() as stack:
+        try:
+            sockets = _listen(settings.service.host, settings.service.port)
+        except OSError as exc:
+            typer.echo(
+                f"persistence-service: can't listen on {settings.service.host}:{settings.service.port}: {exc}", err=True
+            )
+            return False
+        for each in sockets:
+            stack.callback(each.close)
+        directory = Path(tempfile.mkdtemp(prefix="persistence-service-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        with asyncio.Runner() as runner:
+            failure = runner.run(Supervisor(settings, sockets, directory).run())
+    if failure:
+        typer.echo(f"persistence-service: no worker can start: {failure}", err=True)
+    return not failure
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on all addresses of `host`, with one port, listening already: who connects now is served in a moment."""
+    sockets: list[socket.socket] = []
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    problem: OSError | None = None
+    with ExitStack() as undo:
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            each = socket.socket(family, kind, protocol)
+            undo.callback(each.close)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            taken = sockets[0].getsockname()[1] if sockets and not port else port
+            try:
+                each.bind((address[0], taken, *address[2:]))
+            except OSError as exc:
+                if exc.errno != errno.EADDRNOTAVAIL:  # this machine has no such address, but perhaps the next
+                    raise
+                problem = exc
+                continue
+            each.listen(BACKLOG)
+            sockets.append(each)
+        if not sockets:
+            raise problem or OSError(errno.EADDRNOTAVAIL, "it has no address")
+        undo.pop_all()
+    return sockets
+
+
+class _Run:
+    """One worker process from its start to its end."""
+
+    def __init__(self, start: WorkerStart, ours: Connection) -> None:
+        self.number = start.identity.number
+        self.began = asyncio.Event()  # it is ready, or has ended
+        self.ended = asyncio.Event()
+        self.followed = asyncio.Event()  # another one was started in its place
+        self.ready_at: float | None = None
+        self.failure = ""
+        self.ordered = False
+        self._supervised = ours
+        self._loop = asyncio.get_running_loop()
+        self._process = _SPAWN.Process(target=run_worker, args=(start,), name=f"worker-{self.number}")
+        self._process.start()
+        start.supervisor.close()  # the worker has its own
+        self._loop.add_reader(ours.fileno(), self._hear)
+        self._loop.add_reader(self._process.sentinel, self._note_end)
+
+    def _hear(self) -> None:
+        try:
+            said = self._supervised.recv()
+        except (EOFError, OSError):
+            self._loop.remove_reader(self._supervised.fileno())
+            return
+        if said == READY:
+            self.ready_at = time.monotonic()
+            self.began.set()
+        else:
+            self.failure = said
+
+    def _note_end(self) -> None:
+        self._loop.remove_reader(self._process.sentinel)
+        self._loop.remove_reader(self._supervised.fileno())
+        with suppress(EOFError, OSError):
+            while self._supervised.poll():
+                if said := self._supervised.recv():
+                    self.failure = said
+        self._supervised.close()
+        self._process.join()
+        self.began.set()
+        self.ended.set()
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        code = self._process.exitcode or 0
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def stop(self) -> None:
+        """Have it end in an orderly way; asking twice changes nothing."""
+        if not self.ordered and not self.ended.is_set():
+            self.ordered = True
+            with suppress(OSError):
+                self._supervised.send(STOP)
+
+    def kill(self) -> None:
+        """End it at once, which loses nothing that was acknowledged."""
+        if not self.ended.is_set():
+            self._process.kill()
+
+    async def end_within(self, seconds: float) -> None:
+        """Wait until it has ended; it is killed when it takes longer."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
+        except TimeoutError:
+            _log.error("worker.killed", worker=self.number, because=f"it did not stop within {seconds:g} s")
+            self.kill()
+            await self.ended.wait()
+
+
+class Supervisor:
+    """Keeps one worker in each slot running until it is told to stop."""
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket], control_directory: Path) -> None:
+        self._settings = settings
+        self._sockets = tuple(sockets)
+        self._control_directory = control_directory
+        self._stop_s = settings.service.shutdown_timeout + _OVERTIME_S
+        self._runs: dict[int, _Run] = {}
+        self._stopping = asyncio.Event()
+        self._serving = asyncio.Event()
+        self._restart_wanted = asyncio.Event()
+        self._failures: dict[int, str] = {}
+
+    async def run(self) -> str:
+        """Return when all is over: why no worker can start, empty if one could."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._restart_wanted.set)
+        keepers = [asyncio.create_task(self._keep(slot)) for slot in range(self._settings.service.workers)]
+        restarting = asyncio.create_task(self._restart_when_wanted())
+        await asyncio.gather(*keepers)
+        restarting.cancel()
+        _log.info("service.stopped")
+        return "" if self._serving.is_set() else next(iter(self._failures.values()), "")
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            for run in self._runs.values():
+                run.kill()
+            return
+        self._stopping.set()
+        for each in self._sockets:  # nobody shall wait here for a service that ends
+            each.close()
+        for run in self._runs.values():
+            run.stop()
+
+    # -------------------------------------------------------------------------------------------------- one slot
+
+    async def _keep(self, slot: int) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            run = self._start(slot)
+            await _first_of(run.began, self._stopping)
+            if run.ready_at is not None:
+                self._note_ready(run)
+            await _first_of(run.ended, self._stopping)
+            if self._stopping.is_set():
+                run.stop()
+                await run.end_within(self._stop_s)
+                return
+            if run.ordered:
+                continue
+            is_stable = run.ready_at is not None and time.monotonic() - run.ready_at > _STABLE_S
+            failures = 1 if is_stable else failures + 1
+            pause_s = 0.0 if run.ready_at and failures == 1 else min(_FIRST_PAUSE_S * 2**failures, _LONGEST_PAUSE_S)
+            _log.error(
+                "worker.ended",
+                worker=run.number,
+                how=run.outcome,
+                detail=run.failure,
+                now=f"it is started again in {pause_s:g} s",
+            )
+            self._note_failure(slot, run)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
+
+    def _start(self, slot: int) -> _Run:
+        ours, theirs = _SPAWN.Pipe()
+        identity = WorkerIdentity(slot, self._settings.service.workers, self._control_directory)
+        run = _Run(WorkerStart(self._settings, identity, self._sockets, theirs), ours)
+        before, self._runs[slot] = self._runs.get(slot), run
+        if before is not None:
+            before.followed.set()
+        return run
+
+    def _note_ready(self, run: _Run) -> None:
+        _log.info("worker.ready", worker=run.number)
+        if not self._serving.is_set():
+            self._serving.set()
+            _log.info("Uvicorn running on %s (Press CTRL+C to quit)", _address(self._sockets[0]))
+
+    def _note_failure(self, slot: int, run: _Run) -> None:
+        """When none could start, it is all over."""
+        self._failures.setdefault(slot, run.failure or run.outcome)
+        if not self._serving.is_set() and len(self._failures) == self._settings.service.workers:
+            self._stop()
+
+    # --------------------------------------------------------------------------------------------------- restart
+
+    async def _restart_when_wanted(self) -> None:
+        while True:
+            await self._restart_wanted.wait()
+            self._restart_wanted.clear()
+            await self._restart_all()
+
+    async def _restart_all(self) -> None:
+        """One worker after the other, each when the one before is ready."""
+        _log.info("service.restarting")
+        for slot in range(self._settings.service.workers):
+            run = self._runs[slot]
+            if run.ended.is_set():  # it is being restarted anyway
+                continue
+            run.stop()
+            await run.end_within(self._stop_s)
+            await run.followed.wait()
+            await self._runs[slot].began.wait()
+            if self._runs[slot].ready_at is None:
+                _log.error("service.restart_stopped", worker=slot + 1, because="it does not start again")
+                return
+        _log.info("service.restarted")
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
