@@ -25,7 +25,7 @@ from persistence_service.torture.faults import Fault
 from persistence_service.torture.rival import Deadlock, LockWait, LockWaitTimeout, Rival
 
 _LONGEST_KILLING_S: Final = 1.5
-_LONGEST_READ_ONLY_S: Final = 3.0
+_LONGEST_READ_ONLY_S: Final = 2.0
 _A_WRITE: Final = "UPDATE translation_sessions SET total_tasks = total_tasks WHERE 1 = 0"
 
 

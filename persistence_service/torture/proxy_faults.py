@@ -9,9 +9,9 @@ from typing import Final
 from persistence_service.torture.faults import CouldNotRun, Fault
 from persistence_service.torture.proxy import Cut, Proxy
 
-_PATIENCE_S: Final = 8.0
+_PATIENCE_S: Final = 6.0
 """How long a cut waits for somebody to commit."""
-_LONGEST_S: Final = 3.0
+_LONGEST_S: Final = 2.0
 _LONGEST_DELAY_S: Final = 0.25
 _MOST_RESETS: Final = 5
 

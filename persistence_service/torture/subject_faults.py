@@ -25,7 +25,7 @@ from persistence_service.torture.orders import (
 
 _PATIENCE_S: Final = 4.0
 """How long a strike waits for the service to call what fails."""
-_LONGEST_S: Final = 2.0
+_LONGEST_S: Final = 1.0
 _POLL_S: Final = 0.05
 _MINUTE_S: Final = 60.0
 _AHEAD_S: Final = 3 * 86_400.0
