@@ -57,8 +57,7 @@ def torture(  # noqa: PLR0917  # each is an option of the command
     settings: dict[str, object] = {key: value for key, _, value in (text.partition("=") for text in option or [])}
     is_shared = url is not None or backend != "sqlite"
     plan = Plan(seconds, seed, clients=clients, removes=is_shared and not keep)
-    arguments = [f"--config={config.resolve()}"] if config else []
-    order = Order(plan, backend, url, settings, arguments, wanted, keep)
+    order = Order(plan, backend, url, settings, config and config.resolve(), wanted, keep)
     # That the service is away, again and again, is what this is about.
     logging.getLogger("persistence_service.client").setLevel(logging.ERROR)
     with Status("", console=Console(stderr=True)) as status:

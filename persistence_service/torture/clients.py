@@ -33,7 +33,7 @@ from persistence_service.torture.histories import Author, Batch, Deed, Delete, F
 from persistence_service.torture.ledger import WrongAnswer
 
 _BACKOFF = Backoff(first_s=0.02, longest_s=0.5)
-_PAUSE_S = 0.1
+_PAUSE_S = 0.05
 _CONNECTIONS = 40
 _AGAIN_S = 0.05
 _MOST_AHEAD = timedelta(seconds=200)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain
 from math import ceil
 from time import monotonic
 
@@ -20,7 +21,7 @@ from persistence_service.torture.histories import Author
 from persistence_service.torture.ledger import WrongAnswer
 from persistence_service.torture.reading import Reader
 from persistence_service.torture.report import Report
-from persistence_service.torture.schedule import schedule
+from persistence_service.torture.schedule import Stroke, schedule
 
 _ROUND_S = 60.0
 _STROKE_WITHIN_S = 120.0
@@ -32,14 +33,21 @@ _TELL_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done. `memory_survives`: whether what was acknowledged with `memory` has to be there too."""
+    """What is to be done; with `removes` all that was stored is deleted in the end.
+
+    `clock_doubt`: by how much the service's clock may differ from ours, None for what follows from the faults.
+    """
 
     seconds: float
     seed: int
     clients: int = 6
-    memory_survives: bool = True
-    clock_doubt: timedelta = timedelta()
+    clock_doubt: timedelta | None = None
     removes: bool = False
+
+
+def new_prefix() -> str:
+    """What the ids of a torture begin with, which no other torture's do."""
+    return f"torture-{os.urandom(4).hex()}"
 
 
 @dataclass
@@ -55,12 +63,14 @@ class Conductor:
     report: Report
     tell: Callable[[str], None]
     subject: Subject | None = None
-    prefix: str = field(default_factory=lambda: f"torture-{os.urandom(4).hex()}")
+    prefix: str = field(default_factory=new_prefix)
+    _strokes: Iterator[Stroke] = field(default_factory=lambda: iter(()), init=False)
 
     async def run(self) -> None:
         """All rounds; what is found is in the report."""
         began = monotonic()
         rounds = max(1, ceil(self.plan.seconds / _ROUND_S))
+        self._strokes = schedule(self.faults, str(self.plan.seed))
         async with Connections.to(self.url) as http:
             for number in range(1, rounds + 1):
                 await self._round(number, http, self.plan.seconds / rounds)
@@ -72,7 +82,7 @@ class Conductor:
     async def _round(self, number: int, http: Connections, seconds: float) -> None:
         account = Account()
         clock = EventClock(SystemTiming().wall_us)
-        rules = Rules(self.url, clock, self.plan.memory_survives, self.plan.clock_doubt, self.report.trouble)
+        rules = Rules(self.url, clock, not self._has("disk:"), self._clock_doubt(), self.report.trouble)
         seed = f"{self.plan.seed}/{number}"
         prefix = f"{self.prefix}-{number}"
         clients = [
@@ -83,7 +93,7 @@ class Conductor:
         sending = [asyncio.create_task(client.run(over)) for client in clients]
         telling = asyncio.create_task(self._tell_progress(account, number))
         try:
-            await self._strike(seed, seconds)
+            await self._strike(seconds)
             over.set()
             await self._all_answered(sending)
         finally:
@@ -98,12 +108,22 @@ class Conductor:
 
     # ----------------------------------------------------------------------------------------------------- faults
 
-    async def _strike(self, seed: str, seconds: float) -> None:
-        """Faults, one after the other, until the time is over."""
+    def _has(self, source: str) -> bool:
+        return any(fault.name.startswith(source) for fault in self.faults)
+
+    def _clock_doubt(self) -> timedelta:
+        """What is somebody else's may be anywhere."""
+        if self.plan.clock_doubt is not None:
+            return self.plan.clock_doubt
+        return timedelta(days=4 if self._has("clock:") else 0, minutes=0 if self.subject is not None else 10)
+
+    async def _strike(self, seconds: float) -> None:
+        """Faults, one after the other, until the time is over; the next round goes on where this one ended."""
         ends_at = monotonic() + seconds
-        for stroke in schedule(self.faults, seed):
+        for stroke in self._strokes:
             await asyncio.sleep(min(stroke.pause_s, max(0.0, ends_at - monotonic())))
             if monotonic() >= ends_at:
+                self._strokes = chain([stroke], self._strokes)
                 break
             try:
                 async with asyncio.timeout(_STROKE_WITHIN_S):
@@ -115,8 +135,14 @@ class Conductor:
                 self.report.trouble.append(f"{stroke.fault.name}: {exc}")
                 break
             self.report.faults[stroke.fault.name] += 1
+            self._note_hits()
         else:
             await asyncio.sleep(max(0.0, ends_at - monotonic()))
+
+    def _note_hits(self) -> None:
+        """How often the faults were felt, which some of them can tell."""
+        for fault in self.faults:
+            self.report.hits[fault.name] = getattr(fault, "hits", self.report.faults[fault.name])
 
     async def _all_answered(self, sending: Sequence[asyncio.Task[None]]) -> None:
         """Everything is healed: whoever has begun a request gets his answer."""

@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from persistence_service.torture.conductor import Conductor, Plan
-from persistence_service.torture.faults import CouldNotRun, Fault, ServiceEnded, Subject
-from persistence_service.torture.processes import ServiceProcess
+from persistence_service.torture.conductor import Conductor, Plan, new_prefix
+from persistence_service.torture.faults import CouldNotRun, ServiceEnded
 from persistence_service.torture.report import Report
 from persistence_service.torture.schedule import chosen
-from persistence_service.torture.service_faults import service_faults
+from persistence_service.torture.sources import rig
 
 _OWN_SETTINGS: Mapping[str, object] = {
     # Small, so that within a minute everything comes to pass that takes a service hours.
@@ -31,13 +30,13 @@ _OWN_SETTINGS: Mapping[str, object] = {
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a torture is asked to do. `arguments` are those of `serve` that name the configuration."""
+    """What a torture is asked to do, and to which service: `settings` are above `config`, and both above our own."""
 
     plan: Plan
     backend: str = "sqlite"
     url: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
-    arguments: Sequence[str] = ()
+    config: Path | None = None
     faults: Sequence[str] = ()
     keep: bool = False
 
@@ -60,25 +59,20 @@ async def torture(order: Order, tell: Callable[[str], None]) -> Report:
 
 async def _torture_own(order: Order, folder: Path, tell: Callable[[str], None]) -> Report:
     report = Report(order.plan.seed, f"a service on {order.backend}")
-    subject = ServiceProcess(folder, _settings(order, folder), arguments=order.arguments)
-    faults = chosen(_faults(subject), order.faults)
-    tell("starting the service")
-    try:
+    prefix = new_prefix()
+    async with rig(folder, _settings(order, folder), order.config, prefix) as torn:
+        faults = chosen(torn.faults, order.faults)
+        report.skipped = [f"{skipped.name}: {skipped.reason}" for skipped in torn.skipped]
+        tell("starting the service")
         try:
-            await subject.start()
+            await torn.subject.start()
         except ServiceEnded as exc:
             raise CouldNotRun(f"the service can't be started: {exc}") from exc
-        await Conductor(order.plan, subject.url, faults, report, tell, subject).run()
-    finally:
-        await subject.close()
+        await Conductor(order.plan, torn.subject.url, faults, report, tell, torn.subject, prefix).run()
     if not report.is_well:
         shutil.copytree(folder, kept := Path(tempfile.mkdtemp(prefix="torture-")), dirs_exist_ok=True)
         report.trouble.append(f"journal, log and embedded database are kept in {kept}")
     return report
-
-
-def _faults(subject: Subject) -> Sequence[Fault]:
-    return service_faults(subject)
 
 
 def _settings(order: Order, folder: Path) -> dict[str, object]:

@@ -19,11 +19,18 @@ _IN_DOCUMENT = 100
 
 @dataclass
 class Report:
-    """All that was done, and what was found. `trouble` is what else was wrong: answers, an end of the service by itself."""
+    """All that was done, and what was found.
+
+    `hits` is how often each fault was felt, where that can be told: a disk that fails while nobody writes to it, say, is
+    not. `skipped` are those that can't be made here, and why. `trouble` is what else was wrong: answers that the contract
+    does not have, an end of the service by itself.
+    """
 
     seed: int
     target: str
     faults: Counter[str] = field(default_factory=Counter)
+    hits: Counter[str] = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
     records_sent: int = 0
     records_acknowledged: int = 0
     sessions_deleted: int = 0
@@ -51,6 +58,8 @@ class Report:
             "seconds": round(self.seconds, 1),
             "rounds": self.rounds,
             "faults": dict(sorted(self.faults.items())),
+            "hits": dict(sorted(self.hits.items())),
+            "skipped": self.skipped,
             "records_sent": self.records_sent,
             "records_acknowledged": self.records_acknowledged,
             "records_stored": self.records_stored,
@@ -63,11 +72,11 @@ class Report:
 
     def table(self) -> Table:
         """For people."""
-        table = Table("what", "how many", title=f"torture of {escape(self.target)}, seed {self.seed}")
-        table.columns[1].justify = "right"
+        table = Table("what", "how many", "felt", title=f"torture of {escape(self.target)}, seed {self.seed}")
+        table.columns[1].justify = table.columns[2].justify = "right"
         for name, times in sorted(self.faults.items()):
-            table.add_row(escape(name), f"{times:,}")
-        table.add_row("all faults", f"{self.faults.total():,}", end_section=True)
+            table.add_row(escape(name), f"{times:,}", f"{self.hits[name]:,}")
+        table.add_row("all faults", f"{self.faults.total():,}", f"{self.hits.total():,}", end_section=True)
         for name in ("records_sent", "records_acknowledged", "records_stored", "sessions_deleted", "dead_letters"):
             table.add_row(name.replace("_", " "), f"{getattr(self, name):,}")
         table.add_section()
@@ -78,7 +87,9 @@ class Report:
         return table
 
     def findings(self) -> Iterator[str]:
-        """The first few of each, in words."""
+        """The first few of each, in words, and what could not be done."""
+        for text in self.skipped:
+            yield f"skipped: {text}"
         for figure in FIGURES:
             yield from _first(figure, self.found(figure))
         yield from _first("trouble", self.trouble)

@@ -9,7 +9,7 @@ from random import Random
 from persistence_service.errors import ConfigurationError, ConfigurationProblem
 from persistence_service.torture.faults import Fault
 
-_LONGEST_PAUSE_S = 0.6
+_LONGEST_PAUSE_S = 0.4
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,12 @@ class _ServiceFault(ABC):
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
+        self.hits = 0
+        """How many signals it got."""
+
+    async def _kill(self) -> None:
+        self.hits += 1
+        await self._subject.kill()
 
     @abstractmethod
     async def strike(self, random: Random) -> None:
@@ -42,7 +48,7 @@ class Killed(_ServiceFault):
     name = "service: SIGKILL"
 
     async def strike(self, random: Random) -> None:
-        await self._subject.kill()
+        await self._kill()
         if random.random() < 0.3:
             await asyncio.sleep(random.uniform(0, _LONGEST_STOPPED_S))
         await self._subject.start()
@@ -54,11 +60,11 @@ class KilledAtStart(_ServiceFault):
     name = "service: SIGKILL during replay"
 
     async def strike(self, random: Random) -> None:
-        await self._subject.kill()
+        await self._kill()
         for _ in range(random.randrange(1, 4)):
             await self._subject.start(ready=random.random() < 0.5)
             await asyncio.sleep(random.uniform(0, _LONGEST_START_S))
-            await self._subject.kill()
+            await self._kill()
         await self._subject.start()
 
 
@@ -68,6 +74,7 @@ class Stopped(_ServiceFault):
     name = "service: SIGSTOP, SIGCONT"
 
     async def strike(self, random: Random) -> None:
+        self.hits += 1
         self._subject.signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(random.uniform(0, _LONGEST_STOPPED_S))
@@ -86,6 +93,7 @@ class Terminated(_ServiceFault):
                 request = await _slow_request(self._subject.url, random)
                 if request is not None:
                     open_requests.callback(request.close)
+            self.hits += 1
             code = await self._subject.terminate()
         if code != _EXIT_OK:
             raise ServiceEnded(f"it ended with code {code} after SIGTERM")
@@ -103,7 +111,8 @@ class TerminatedTwice(_ServiceFault):
             async with asyncio.timeout(random.uniform(0, 0.5)):
                 await self._subject.terminate()
         if self._subject.is_running:
-            await self._subject.kill()
+            await self._kill()
+        self.hits += 1
         await self._subject.start()
 
 

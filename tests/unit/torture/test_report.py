@@ -29,7 +29,7 @@ def test_all_is_well_with_four_zeros_in_each_round_and_no_other_trouble() -> Non
 
 def test_the_table_has_each_fault_their_sum_and_the_figures_of_all_rounds() -> None:
     lines = table_of(report(Verdict(lost=["a", "b"]), Verdict(lost=["c"], invented=["d"]))).splitlines()
-    found = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("│")) == 4}
+    found = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("│")) == 5}
     assert found["service: SIGKILL"] == "3"
     assert found["all faults"] == "5"
     figures = ("lost", "regressed", "duplicated", "invented")

@@ -1,0 +1,99 @@
+"""Which faults there are for a service of our own, and what it has to be told so that they can strike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from persistence_service.bootstrap import mysql_options, storage_names
+from persistence_service.settings import Settings, TlsMode, load_settings
+from persistence_service.torture.database_faults import Skipped, database_faults
+from persistence_service.torture.faults import Fault, Subject
+from persistence_service.torture.orders import Orders
+from persistence_service.torture.processes import ServiceProcess
+from persistence_service.torture.proxy import Proxy, proxy_to
+from persistence_service.torture.proxy_faults import proxy_faults
+from persistence_service.torture.service_faults import service_faults
+from persistence_service.torture.subject_faults import SETTINGS as CLOCK_SETTINGS
+from persistence_service.torture.subject_faults import clock_faults, disk_faults
+
+_UNDER_FAULTS = "persistence_service.testing.under_faults"
+_NO_PROXY = "network: all"
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A service that is not started yet, all that can be done to it, and what can't."""
+
+    subject: Subject
+    faults: Sequence[Fault]
+    skipped: Sequence[Skipped] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def rig(folder: Path, settings: Mapping[str, object], config: Path | None, prefix: str) -> AsyncIterator[Rig]:
+    """What `settings` and the configuration make; the process ends with the block, however it is then.
+
+    Raises:
+        ConfigurationError: what is wrong with them.
+    """
+    settings = {**CLOCK_SETTINGS, **settings}
+    loaded = load_settings(flags=settings, config_path=config, known=storage_names()).settings
+    if loaded.storage.backend != "mysql":
+        async with _process(folder, settings, config, loaded) as subject:
+            yield Rig(subject, _of_the_process(subject))
+        return
+    options = mysql_options(loaded)
+    obstacle = _obstacle_to_proxy(loaded)
+    async with proxy_to(options.addresses[0]) as proxy:
+        way = {} if obstacle else _through(proxy)
+        async with _process(folder, settings | way, config, loaded) as subject:
+            faults, skipped = await database_faults(options, options, prefix)
+            if obstacle:
+                skipped.append(Skipped(_NO_PROXY, obstacle))
+            else:
+                faults += proxy_faults(proxy)
+            yield Rig(subject, [*_of_the_process(subject), *faults], skipped)
+
+
+def _of_the_process(subject: Subject) -> list[Fault]:
+    faults = [*service_faults(subject)]
+    if _UNDER_FAULTS in subject.program:
+        orders = Orders(_orders_path(subject.folder))
+        faults += [*disk_faults(orders), *clock_faults(orders)]
+    return faults
+
+
+@asynccontextmanager
+async def _process(
+    folder: Path, settings: Mapping[str, object], config: Path | None, loaded: Settings
+) -> AsyncIterator[ServiceProcess]:
+    arguments = [f"--config={config}"] if config else []
+    program = ("-m", _UNDER_FAULTS, str(_orders_path(folder)), "serve")
+    if loaded.service.workers == 1:
+        subject = ServiceProcess(folder, settings, program=program, arguments=arguments)
+    else:
+        subject = ServiceProcess(folder, settings, arguments=arguments)
+    try:
+        yield subject
+    finally:
+        await subject.close()
+
+
+def _orders_path(folder: Path) -> Path:
+    return folder / "orders"
+
+
+def _through(proxy: Proxy) -> dict[str, object]:
+    host, port = proxy.address
+    return {"database.host": host, "database.port": port}
+
+
+def _obstacle_to_proxy(settings: Settings) -> str | None:
+    if len(settings.database.addresses) > 1:
+        return "database.host names several servers, which the service follows by their addresses"
+    if settings.database.tls is not TlsMode.DISABLED:
+        return "database.tls hides what is sent; set it to disabled"
+    return None
