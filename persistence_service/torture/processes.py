@@ -40,7 +40,8 @@ class ServiceProcess:
         self.folder = folder
         self.settings = settings
         self.program = program
-        port = _free_port()
+        self._reservation = _reserved_port()
+        port = self._reservation.getsockname()[1]
         self.url = f"http://{_HOST}:{port}"
         options = [f"--set={key}={value}" for key, value in settings.items()]
         self._command = [sys.executable, *program, f"--host={_HOST}", f"--port={port}", *options, *arguments]
@@ -102,6 +103,7 @@ class ServiceProcess:
         """End it, however it is."""
         if self._process is not None:
             await self.kill()
+        self._reservation.close()
 
     def log_tail(self) -> str:
         """The last lines that it logged."""
@@ -129,11 +131,16 @@ class ServiceProcess:
         return self._process
 
 
-def _free_port() -> int:
+def _reserved_port() -> socket.socket:
+    """Bound to a port that is free, so that nobody else takes it while the service is down; the service still can."""
     for port in _PORTS:
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                trial.bind((_HOST, port))
-                return port
+        holder = socket.socket()
+        try:
+            holder.bind((_HOST, port))
+        except OSError:
+            holder.close()
+        else:
+            # Only now: it must not share the port with one who has reserved it before.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            return holder
     raise CouldNotRun(f"no port of {_PORTS.start} to {_PORTS.stop - 1} is free")
