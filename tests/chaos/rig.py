@@ -1,0 +1,73 @@
+"""A torture as the tests have it: a service of its own under faults, all kinds of which have to be felt."""
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+
+from persistence_service.torture.conductor import Conductor, Plan
+from persistence_service.torture.faults import Fault
+from persistence_service.torture.report import FIGURES, Report
+from persistence_service.torture.sources import Rig, rig
+
+PREFIX = "torture"
+_SETTINGS: Mapping[str, object] = {
+    # Small, so that within a minute everything comes to pass that takes a service hours.
+    "buffer.max_buffer_size": 200,
+    "buffer.max_memory_records": 1000,
+    "buffer.flush_interval": 0.5,
+    "buffer.orphan_grace": 1,
+    "buffer.ack_timeout": 2,
+    "journal.segment_bytes": "256KiB",
+    "service.shutdown_timeout": 4,
+    "logging.file": "",
+}
+
+
+def seed_of(default: int) -> int:
+    """The seed of a test: PERSISTENCE_TEST_SEED names another."""
+    return int(os.environ.get("PERSISTENCE_TEST_SEED") or default)
+
+
+def seconds_of(default: float) -> float:
+    """How long a torture lasts: PERSISTENCE_TEST_TORTURE_SECONDS names another time."""
+    return float(os.environ.get("PERSISTENCE_TEST_TORTURE_SECONDS") or default)
+
+
+@asynccontextmanager
+async def started(folder: Path, settings: Mapping[str, object]) -> AsyncIterator[Rig]:
+    """A service that is ready, and what can be done to it; `settings` by dotted keys."""
+    own = {"journal.directory": folder / "journal", "sqlite.path": folder / "persistence.db", **_SETTINGS}
+    async with rig(folder, own | dict(settings), None, PREFIX) as torn:
+        await torn.subject.start()
+        yield torn
+
+
+def of(faults: Sequence[Fault], *sources: str) -> list[Fault]:
+    """Those of these sources: service, disk, clock, network, database."""
+    return [fault for fault in faults if fault.name.split(":")[0] in sources]
+
+
+async def torture(
+    torn: Rig, faults: Sequence[Fault], *, seed: int, seconds: float, clock_doubt: timedelta | None = None
+) -> Report:
+    """Do it; the table of what was done and found is printed, and all that is found at all is asserted not to be.
+
+    All kinds of faults have to strike, and those that count what they do have to be felt.
+    """
+    seed, seconds = seed_of(seed), seconds_of(seconds)
+    report = Report(seed, f"a service on {torn.subject.settings.get('storage.backend', 'sqlite')}")
+    plan = Plan(seconds, seed, clock_doubt=clock_doubt)
+    await Conductor(plan, torn.subject.url, faults, report, lambda _: None, torn.subject, PREFIX).run()
+    Console(width=110).print(report.table(), *report.findings(), sep="\n")
+    if not report.is_well:
+        print((torn.subject.folder / "service.log").read_text()[-20_000:])
+    assert {figure: report.found(figure)[:3] for figure in FIGURES} == {figure: [] for figure in FIGURES}
+    assert report.trouble == []
+    assert report.records_acknowledged > 0
+    assert {fault.name for fault in faults} - +report.faults == set(), "these did not strike"
+    assert {fault.name for fault in faults if not report.hits[fault.name]} == set(), "these were not felt"
+    return report
