@@ -57,14 +57,16 @@ def record(name: str, number: int) -> bytes:
     return f"{name} {number}".encode().ljust(_PAYLOAD_BYTES, b".")
 
 
-@dataclass(frozen=True)
 class Original:
-    """A whole journal: its files, which are never changed, and what each record is."""
+    """A whole journal: its files, which are never changed, and what each record is. No dataclass, for it is long as text."""
 
-    path: Path
-    files: dict[str, bytes] = field(repr=False)
-    older: dict[str, bytes] = field(repr=False)
-    places: dict[str, list[Record]] = field(repr=False)
+    def __init__(
+        self, path: Path, files: dict[str, bytes], older: dict[str, bytes], places: dict[str, list[Record]]
+    ) -> None:
+        self.path = path
+        self.files = files
+        self.older = older
+        self.places = places
 
     @property
     def segments(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
@@ -35,7 +36,8 @@ class OnSegment:
 
     def __call__(self, damaged: Path, original: Original) -> None:
         if (damaged / original.segments[self.index]).is_file():
-            damage_segment(damaged, original, original, self.kind, self.index)
+            with contextlib.suppress(OSError):  # in the way is what earlier damage put there
+                damage_segment(damaged, original, original, self.kind, self.index)
 
 
 @dataclass(frozen=True)
