@@ -247,8 +247,8 @@ async def _among_siblings(
 ) -> AsyncIterator[None]:
     """Answer the other workers, and know who of them is there: from before the journal is read until all is at rest."""
 
-    def note(are_all_there: bool) -> None:  # noqa: FBT001  # a callback with one argument
-        patience.note_others(are_all_there=are_all_there and not whole.is_incomplete)
+    def note() -> None:
+        patience.note_others(are_all_there=whole.are_all_there)
 
     patience.note_others(are_all_there=False)
     async with ControlServer({**whole.answers(), **reports.answers()}).listening(worker.socket_of(worker.slot)):

@@ -31,7 +31,7 @@ class Patience:
         self._before_s = 0.0
         self._since_s: float | None = None
         self._is_available = False
-        self._are_all_there = True
+        self.are_all_there = True
 
     @property
     def now_s(self) -> float:
@@ -50,11 +50,11 @@ class Patience:
 
     def note_others(self, *, are_all_there: bool) -> None:
         """Whether all those can be asked who may have accepted a session."""
-        self._are_all_there = are_all_there
+        self.are_all_there = are_all_there
         self._run_or_stand()
 
     def _run_or_stand(self) -> None:
-        if self._is_available and self._are_all_there:
+        if self._is_available and self.are_all_there:
             if self._since_s is None:
                 self._since_s = self._timing.monotonic()
         else:
@@ -98,7 +98,8 @@ class Orphans:
     @property
     def _patience_ends_s(self) -> float:
         """Orphans since then, by the clock of patience, have waited long enough."""
-        if self._is_replaying():  # their session may be in the part of the journal that was not read yet
+        # Their session may be in the part of the journal that was not read yet, or with one who can't be asked.
+        if self._is_replaying() or not self.patience.are_all_there:
             return float("-inf")
         return self.patience.now_s - self._policy.orphan_grace_s
 

@@ -19,6 +19,8 @@ def share_of(settings: Settings, worker: WorkerIdentity | None) -> Settings:
 
     changes: dict[str, Any] = {
         "max_memory_records": part(buffer.max_memory_records, least=buffer.max_buffer_size),
+        # A session that was sent to another worker may wait there for a flush interval.
+        "orphan_grace": max(buffer.orphan_grace, 2 * buffer.flush_interval),
         "max_memory_bytes": part(buffer.max_memory_bytes),
         "max_dead_letter_rate": part(buffer.max_dead_letter_rate, least=min(1, buffer.max_dead_letter_rate)),
     }

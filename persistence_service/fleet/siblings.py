@@ -133,15 +133,20 @@ class Siblings:
         while line := self._idle_line(slot):
             line.close()
 
-    async def watch(self, tell: Callable[[bool], None]) -> None:
-        """Look now and then who is there, for ever; and `tell` each time whether all are, with all of their journals read."""
+    @property
+    def are_all_there(self) -> bool:
+        """Whether all answered when they were looked for last, and have read their journals."""
+        return not self._away
+
+    async def watch(self, tell: Callable[[], None]) -> None:
+        """Look now and then who is there, for ever; and `tell` each time that it is known."""
         while True:
             there = await self.ask_present(Ping(), patience_s=_LOOK_EVERY_S)
             away = frozenset(self._lines) - there.keys()
             if away != self._away:
                 _log.info("siblings.changed", away=[slot + 1 for slot in sorted(away)])
             self._away = away
-            tell(not away)
+            tell()
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def close(self) -> None:

@@ -85,6 +85,11 @@ class WholeBuffer:
         """Whether what was not found here may still be in a journal that this worker reads."""
         return self._own.replaying or self._heir.is_running
 
+    @property
+    def are_all_there(self) -> bool:
+        """Whether, a moment ago at most, every worker could be asked and had read its journal."""
+        return self._siblings.are_all_there and not self.is_incomplete
+
     def require_replayed(self) -> None:
         """Raises Replaying while what was not found here may still be in a journal that this worker reads."""
         self._own.require_replayed()

@@ -287,6 +287,27 @@ async def test_an_outage_does_not_count_as_waiting(tmp_path: Path) -> None:
         assert await rig.letters() != []
 
 
+async def test_nobody_gives_up_and_no_time_counts_while_others_cannot_be_asked(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, orphan_grace_s=300, interval_s=30) as rig:
+        patience = rig.flusher._orphans.patience
+        await rig.buffer.accept_tasks([task_request(session_id="late")])
+        await rig.buffer.flush()
+        await rig.pass_time(200)
+        patience.note_others(are_all_there=False)
+        for _ in range(40):
+            await rig.pass_time(30)
+        patience.note_others(are_all_there=True)
+        await rig.pass_time(90)
+        assert rig.buffer.stats().waiting_for_session == 1
+        rig.timing.advance(30)  # it has waited for long enough, and nobody has looked yet
+        patience.note_others(are_all_there=False)
+        await rig.buffer.flush()
+        assert rig.buffer.stats().waiting_for_session == 1
+        patience.note_others(are_all_there=True)
+        await rig.buffer.flush()
+        assert await rig.letters() != []
+
+
 async def test_nobody_gives_up_while_the_journal_is_replayed(tmp_path: Path) -> None:
     async with asyncio.timeout(20), open_rig(tmp_path, orphan_grace_s=10, interval_s=30, start=False) as rig:
         await rig.start(replay=False)
