@@ -35,7 +35,7 @@ async def start_service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
     """A function that starts a service on data of its own, with the settings given by their dotted keys.
 
     Its coverage is measured on SQLite alone: what another database adds is its backend, which contract/ and integration/
-    measure, and a service that is measured takes half as long again for each request.
+    measure, and a service that is measured is slower.
     """
     async with AsyncExitStack() as running:
 
