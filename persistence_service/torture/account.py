@@ -149,6 +149,12 @@ class Account(Ledger):
             if state not in kept:
                 kept.append(state)
 
+    @property
+    def session_ids(self) -> set[str]:
+        """Of all sessions that were sent, and of all that tasks have named."""
+        named = {str(task["session_id"]) for tasks in self.tasks_sent.values() for task in tasks}
+        return named | self.sessions_sent.keys()
+
     # ------------------------------------------------------------------------------------------------- the rules
 
     def check(self, kept: Kept) -> Verdict:

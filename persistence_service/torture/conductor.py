@@ -6,15 +6,16 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import chain
 from math import ceil
 from time import monotonic
 
+from persistence_service.client import SessionRequest, Status
 from persistence_service.client.timing import EventClock, SystemTiming
 from persistence_service.errors import SessionNotFound
-from persistence_service.torture.account import Account, Kept
+from persistence_service.torture.account import Account, Kept, cell_of
 from persistence_service.torture.clients import Connections, Rules, TortureClient
 from persistence_service.torture.faults import Fault, ServiceEnded, Subject
 from persistence_service.torture.histories import Author
@@ -190,7 +191,7 @@ class Conductor:
         ends_at = monotonic() + _SETTLED_WITHIN_S
         while True:
             flushed = await reader.flush()
-            kept = await reader.kept(account.sessions_sent)
+            kept = await self._with_waiting(account, reader, await reader.kept(account.session_ids))
             stored = {session["session_id"] for session in kept.sessions}
             adoptable = [
                 letter.task["session_id"]
@@ -208,12 +209,23 @@ class Conductor:
                 return kept
             await asyncio.sleep(_LOOK_AGAIN_S)
 
+    async def _with_waiting(self, account: Account, reader: Reader, kept: Kept) -> Kept:
+        """Somebody else's service may have orphans wait for long, and no list shows them."""
+        if self.subject is not None:
+            return kept
+        seen = {cell_of(task) for task in (*kept.tasks, *(letter.task for letter in kept.letters))}
+        waiting = await reader.waiting(task_id for session_id, task_id in account.cells.keys() - seen)
+        return replace(kept, letters=[*kept.letters, *waiting])
+
     async def _remove(self, account: Account, reader: Reader, http: Connections) -> None:
-        """Leave nothing behind in a database that is not ours."""
+        """Leave nothing behind in a database that is not ours. Orphans are given a session, which is deleted with them."""
         self.tell("removing what was stored")
-        for session_id in account.sessions_sent:
+        for session_id in account.session_ids:
             with suppress(SessionNotFound):
                 await http.client.delete_session(session_id)
+                continue
+            await http.client.send_sessions([_nobodys(session_id)])
+            await http.client.delete_session(session_id)
         for letter_id in await reader.letter_ids():
             await reader.discard(letter_id)
 
@@ -224,3 +236,10 @@ class Conductor:
                 f"{self.report.records_acknowledged + account.records_acknowledged:,} records acknowledged"
             )
             await asyncio.sleep(_TELL_EVERY_S)
+
+
+def _nobodys(session_id: str) -> SessionRequest:
+    """A session that is only there to be deleted."""
+    return SessionRequest(
+        session_id=session_id, filename="torture", file_path="torture", llm_provider="torture", status=Status.CANCELLED
+    )

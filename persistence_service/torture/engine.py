@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persistence_service.torture.conductor import Conductor, Plan, new_prefix
-from persistence_service.torture.faults import CouldNotRun, ServiceEnded
 from persistence_service.torture.report import Report
 from persistence_service.torture.schedule import chosen
 from persistence_service.torture.sources import rig
@@ -60,14 +59,10 @@ async def torture(order: Order, tell: Callable[[str], None]) -> Report:
 async def _torture_own(order: Order, folder: Path, tell: Callable[[str], None]) -> Report:
     report = Report(order.plan.seed, f"a service on {order.backend}")
     prefix = new_prefix()
+    tell("starting the service")
     async with rig(folder, _settings(order, folder), order.config, prefix) as torn:
         faults = chosen(torn.faults, order.faults)
         report.skipped = [f"{skipped.name}: {skipped.reason}" for skipped in torn.skipped]
-        tell("starting the service")
-        try:
-            await torn.subject.start()
-        except ServiceEnded as exc:
-            raise CouldNotRun(f"the service can't be started: {exc}") from exc
         await Conductor(order.plan, torn.subject.url, faults, report, tell, torn.subject, prefix).run()
     if not report.is_well:
         shutil.copytree(folder, kept := Path(tempfile.mkdtemp(prefix="torture-")), dirs_exist_ok=True)

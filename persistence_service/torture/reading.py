@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from persistence_service.client.paths import BASE_PATH
+from persistence_service.client.paths import BASE_PATH, task_segment
 from persistence_service.torture.account import Kept, Letter
 from persistence_service.torture.faults import CouldNotRun
 from persistence_service.torture.ledger import Record, WrongAnswer, read, task_as_answered
@@ -49,6 +49,18 @@ class Reader:
             reading = [group.create_task(tasks_of(name)) for name in sorted(names)]
         tasks = [read(row) for task in reading for row in task.result()]
         return Kept(sessions, tasks, await self._letters())
+
+    async def waiting(self, task_ids: Iterable[str]) -> list[Letter]:
+        """Those of these tasks that are neither stored nor dead letters, but wait for their session, as letters to be."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(task_id: str) -> Any:  # noqa: ANN401  # JSON
+            async with gate:
+                return await self._answer("GET", f"/tasks/{task_segment(task_id)}", missing_ok=True)
+
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(one(task_id)) for task_id in task_ids]
+        return [Letter("unknown_session", read(task.result())) for task in asking if task.result() is not None]
 
     async def letter_ids(self) -> list[str]:
         """The dead letters of this torture."""

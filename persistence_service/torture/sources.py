@@ -10,7 +10,7 @@ from pathlib import Path
 from persistence_service.bootstrap import mysql_options, storage_names
 from persistence_service.settings import Settings, TlsMode, load_settings
 from persistence_service.torture.database_faults import Skipped, database_faults
-from persistence_service.torture.faults import Fault, Subject
+from persistence_service.torture.faults import CouldNotRun, Fault, ServiceEnded, Subject
 from persistence_service.torture.orders import Orders
 from persistence_service.torture.processes import ServiceProcess
 from persistence_service.torture.proxy import Proxy, proxy_to
@@ -25,7 +25,7 @@ _NO_PROXY = "network: all"
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A service that is not started yet, all that can be done to it, and what can't."""
+    """A service that runs, all that can be done to it, and what can't."""
 
     subject: Subject
     faults: Sequence[Fault]
@@ -38,6 +38,7 @@ async def rig(folder: Path, settings: Mapping[str, object], config: Path | None,
 
     Raises:
         ConfigurationError: what is wrong with them.
+        CouldNotRun: the service does not start with them.
     """
     settings = {**CLOCK_SETTINGS, **settings}
     loaded = load_settings(flags=settings, config_path=config, known=storage_names()).settings
@@ -77,6 +78,10 @@ async def _process(
     else:
         subject = ServiceProcess(folder, settings, arguments=arguments)
     try:
+        try:
+            await subject.start()
+        except ServiceEnded as exc:
+            raise CouldNotRun(f"the service can't be started: {exc}") from exc
         yield subject
     finally:
         await subject.close()

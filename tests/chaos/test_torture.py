@@ -1,0 +1,91 @@
+"""The command, as users have it: on SQLite with all its faults, against a running service, and on a database of others."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from persistence_service.torture.conductor import Plan
+from persistence_service.torture.engine import Order, torture
+from persistence_service.torture.processes import ServiceProcess
+from persistence_service.torture.report import FIGURES
+from tests.chaos.rig import seconds_of, seed_of
+from tests.e2e.database import Database, OnServer, SqliteFile
+from tests.e2e.service import ROOT
+from tests.servers.server import Server
+
+pytestmark = pytest.mark.slow
+
+_FAULTS_OF_THE_SERVICE = {
+    "service: SIGKILL",
+    "service: SIGKILL during replay",
+    "service: SIGSTOP, SIGCONT",
+    "service: SIGTERM with slow requests open",
+    "service: SIGTERM, then SIGKILL",
+}
+_DISK_FAULTS_AT_LEAST = 5
+
+
+async def test_on_sqlite_nothing_acknowledged_is_lost_regressed_duplicated_or_invented() -> None:
+    async with asyncio.timeout(280 + seconds_of(0)):
+        report = await torture(Order(Plan(seconds_of(60), seed_of(5))), lambda _: None)
+    print(report.document())
+    assert [len(report.found(figure)) for figure in FIGURES] == [0, 0, 0, 0], list(report.findings())
+    assert report.trouble == []
+    assert report.faults.keys() >= _FAULTS_OF_THE_SERVICE
+    assert min(report.hits[name] for name in _FAULTS_OF_THE_SERVICE) > 0
+    assert sum(name.startswith("disk:") for name in report.faults) >= _DISK_FAULTS_AT_LEAST
+    assert report.records_acknowledged > 0
+
+
+async def test_a_running_service_is_tortured_from_outside_and_left_as_it_was(tmp_path: Path) -> None:
+    settings = {"journal.directory": tmp_path / "journal", "sqlite.path": tmp_path / "p.db", "logging.file": ""}
+    service = ServiceProcess(tmp_path, settings)
+    await service.start()
+    try:
+        code, document = await run("--url", service.url)
+    finally:
+        await service.close()
+    assert (code, document["trouble"], [document[figure] for figure in FIGURES]) == (0, [], [0, 0, 0, 0])
+    assert document["faults"] == {}
+    assert document["records_acknowledged"] > 0
+    check_empty(SqliteFile(tmp_path / "p.db"))
+
+
+async def test_in_the_database_of_others_nothing_is_left_behind(mysql_server: Server) -> None:
+    database = OnServer(mysql_server)
+    code, document = await run("--backend=mysql", settings=database.settings())
+    assert (code, document["trouble"], [document[figure] for figure in FIGURES]) == (0, [], [0, 0, 0, 0])
+    assert document["records_acknowledged"] > 0
+    check_empty(database)
+
+
+async def test_where_no_service_is_the_torture_says_that_it_could_not_be_done(tmp_path: Path) -> None:
+    code, document = await run(settings={"journal.directory": "/proc/nowhere"})
+    assert (code, document) == (3, {})
+
+
+async def test_a_fault_that_there_is_not_is_a_wrong_usage() -> None:
+    code, document = await run("--faults=nonsense")
+    assert (code, document) == (2, {})
+
+
+def check_empty(database: Database) -> None:
+    for table in ("translation_sessions", "translation_tasks", "dead_letters"):
+        assert database.look(f"SELECT COUNT(*) FROM {table}") == [(0,)], table
+
+
+async def run(*options: str, settings: Mapping[str, object] | None = None) -> tuple[int, dict[str, Any]]:
+    """The command for a few seconds; its exit code and what it answers."""
+    given = [f"--set={key}={value}" for key, value in (settings or {}).items()]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(ROOT / "main.py"), "torture", "--seconds=12", "--seed=4", "--json"),
+        *(*options, *given),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    answer, _ = await process.communicate()
+    return process.returncode or 0, msgspec.json.decode(answer) if answer else {}
