@@ -35,7 +35,7 @@ from persistence_service.storage.collections import SESSIONS, TASKS, Collection
 
 R = TypeVar("R", Session, Task)
 
-_READ_PATIENCE_S: Final = 2.0
+_READ_PATIENCE_S: Final = 5.0
 _PATIENCE_S: Final = 10.0
 
 

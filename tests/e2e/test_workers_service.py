@@ -1,0 +1,152 @@
+"""Several workers as real processes are one service to callers who never know which of them answers."""
+
+import asyncio
+import os
+import re
+import signal
+from collections import Counter
+from typing import Any
+
+import httpx
+
+from tests.e2e.caller import BASE
+from tests.e2e.conftest import StartService
+from tests.e2e.service import ServiceProcess
+from tests.e2e.test_process import NO_FLUSH
+from tests.e2e.test_workers_process import THREE, WORKERS, all_ready, supervisor, until
+
+_CONNECTIONS = 9
+_REQUESTS = re.compile(r'api_requests_total\{.*worker="(\d+)"\} (\d+)')
+
+
+async def call(service: ServiceProcess, method: str, path: str, body: object = None, **parameters: object) -> Any:  # noqa: ANN401  # JSON
+    """The JSON of a 200 answer, over a connection of its own."""
+    response = await attempt(service, method, BASE + path, body, **parameters)
+    assert response.status_code == httpx.codes.OK, response.text
+    return response.json()
+
+
+async def attempt(
+    service: ServiceProcess, method: str, path: str, body: object = None, **parameters: object
+) -> httpx.Response:
+    """Whatever answer, over a connection of its own."""
+    query = {name: str(value) for name, value in parameters.items()}
+    async with httpx.AsyncClient(verify=False, trust_env=False, timeout=60) as http:  # noqa: S501  # plain HTTP
+        return await http.request(method, service.url + path, json=body, params=query)
+
+
+def a_session(session_id: str) -> dict[str, object]:
+    return {
+        "session_id": session_id,
+        "filename": "items.xlsx",
+        "file_path": "items.xlsx",
+        "status": "processing",
+        "llm_provider": "x",
+    }
+
+
+def a_task(task_id: str, session_id: str, retry_count: int = 0) -> dict[str, object]:
+    return {
+        "task_id": task_id,
+        "session_id": session_id,
+        "batch_id": "b",
+        "sheet_name": "s",
+        "row_index": 1,
+        "column_name": "A",
+        "source_text": "t",
+        "status": "processing",
+        "retry_count": retry_count,
+    }
+
+
+async def answered_by(service: ServiceProcess) -> Counter[str]:
+    """How many requests each worker has answered, told by whichever is asked."""
+    text = (await attempt(service, "GET", "/metrics")).text
+    counts: Counter[str] = Counter()
+    for worker, count in _REQUESTS.findall(text):
+        counts[worker] += int(count)
+    return counts
+
+
+async def spread(service: ServiceProcess) -> None:
+    """Have requests answered until every worker has had some."""
+    while len(await answered_by(service)) < WORKERS:
+        await asyncio.gather(*(attempt(service, "GET", "/health/live") for _ in range(_CONNECTIONS)))
+
+
+async def test_each_reads_what_any_has_accepted_updated_and_deleted(start_service: StartService) -> None:
+    service = await start_service({**THREE, **NO_FLUSH})
+    await all_ready(service)
+
+    async def work(name: str) -> None:
+        for number in range(8):
+            session_id = f"{name}-{number}"
+            await call(service, "POST", "/sessions/batch", {"sessions": [a_session(session_id)]})
+            for retries in range(3):  # without an event time: what is sent later is newer
+                task = a_task(f"{session_id}:t", session_id, retries)
+                await call(service, "POST", "/tasks/batch", {"tasks": [task]})
+                assert (await call(service, "GET", f"/tasks/{session_id}:t"))["retry_count"] == retries
+            assert (await call(service, "GET", f"/sessions/{session_id}"))["session_id"] == session_id
+            assert (await call(service, "GET", f"/sessions/{session_id}/tasks", fresh=True))["total"] == 1
+            if number % 2:
+                await call(service, "DELETE", f"/sessions/{session_id}")
+                for path in (f"/sessions/{session_id}", f"/tasks/{session_id}:t"):
+                    assert (await attempt(service, "GET", BASE + path)).status_code == httpx.codes.NOT_FOUND
+
+    await asyncio.gather(*(work(f"w{number}") for number in range(3)))
+    page = await call(service, "GET", "/sessions", fresh=True, page_size=100)
+    assert {each["session_id"] for each in page["items"]} == {f"w{n}-{k}" for n in range(3) for k in range(0, 8, 2)}
+    assert (await call(service, "GET", "/recovery/incomplete-sessions"))["count"] == page["total"]
+    assert len(await answered_by(service)) > 1, "several workers took part"
+
+
+async def test_whichever_is_asked_tells_the_figures_of_all(start_service: StartService) -> None:
+    service = await start_service({**THREE, **NO_FLUSH})
+    await all_ready(service)
+    await spread(service)
+    sessions = [a_session(f"s{number}") for number in range(30)]
+    await asyncio.gather(*(call(service, "POST", "/sessions/batch", {"sessions": [each]}) for each in sessions))
+    for _ in range(_CONNECTIONS):
+        statistics = await call(service, "GET", "/stats")
+        assert statistics["buffer"]["sessions_count"] == len(sessions)
+        assert (statistics["process"]["workers"], statistics["process"]["missing_workers"]) == (WORKERS, [])
+        health = (await attempt(service, "GET", "/health")).json()
+        assert (health["status"], health["buffer"]["sessions_count"]) == ("healthy", len(sessions))
+        lines = (await attempt(service, "GET", "/metrics")).text.splitlines()
+        waiting = [line.rpartition(" ")[2] for line in lines if line.startswith('buffer_size{type="sessions"')]
+        assert sum(map(float, waiting)) == len(sessions)
+        assert f"persistence_workers_up {WORKERS}.0" in lines
+    before = (await answered_by(service)).total()
+    assert (await answered_by(service)).total() == before + 1, "each request is counted by one of them"
+    assert (await call(service, "POST", "/flush"))["sessions_written"] == len(sessions)
+
+
+async def test_reads_are_neither_refused_nor_old_while_workers_restart_one_after_the_other(
+    start_service: StartService,
+) -> None:
+    service = await start_service({**THREE, **NO_FLUSH}, measured=False)
+    await all_ready(service)
+    ended = asyncio.Event()
+    reads = 0
+
+    async def work(name: str) -> None:
+        nonlocal reads
+        await call(service, "POST", "/sessions/batch", {"sessions": [a_session(name)]})
+        retries = 0
+        while not ended.is_set():
+            retries += 1
+            try:
+                await call(service, "POST", "/tasks/batch", {"tasks": [a_task(f"{name}:t", name, retries)]})
+                seen = (await call(service, "GET", f"/tasks/{name}:t"))["retry_count"]
+            except httpx.TransportError:
+                continue  # the connection broke: the outcome is open, and the next update is a newer one
+            assert seen == retries
+            reads += 1
+
+    async def restart() -> None:
+        os.kill(supervisor(service), signal.SIGHUP)
+        await until(lambda: any("service.restarted" in line for line in service.log), service)
+        ended.set()
+
+    await asyncio.gather(restart(), *(work(f"w{number}") for number in range(3)))
+    assert reads > 0
