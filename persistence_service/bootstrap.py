@@ -179,7 +179,7 @@ async def open_services(
             backend.on_available(flusher.try_again)
         siblings = Siblings(worker)
         stack.callback(siblings.close)
-        whole = WholeBuffer(buffer, siblings, deleted=parts.deleted, heir=inheritance)
+        whole = WholeBuffer(buffer, siblings, default_ack=settings.buffer.ack, deleted=parts.deleted, heir=inheritance)
         deletion = DeletionService(registry=registry, buffer=whole, timing=timing)
         dead_letters = DeadLetterService(
             registry=registry, files=letter_files, timing=timing, limits=limits, metrics=metrics

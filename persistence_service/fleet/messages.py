@@ -110,6 +110,12 @@ class Flush(Question[FlushReport], frozen=True, tag=True):
     """Write all that it accepted before."""
 
 
+class FlushSessions(Question[None], frozen=True, tag=True):
+    """Write all that it accepted before if anything of these sessions, at most MAX_IDS, is among it."""
+
+    session_ids: list[str]
+
+
 class ListMissing(Question[list[str]], frozen=True, tag=True):
     """In words, what it has acknowledged and can't show."""
 
@@ -135,6 +141,7 @@ AnyQuestion = (
     | NoteDeleted
     | ListDeleted
     | Flush
+    | FlushSessions
     | ListMissing
     | Scrape
     | ReportHealth

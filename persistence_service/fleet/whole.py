@@ -6,23 +6,27 @@ be asked is waited for, then the caller is told to come again: an older state th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection as Keys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial, reduce
 from typing import Final, Protocol, TypeVar
 
 from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.buffer.flusher import FlushReport
-from persistence_service.buffer.manager import BufferManager
+from persistence_service.buffer.manager import BufferManager, Receipt
 from persistence_service.errors import Replaying
 from persistence_service.fleet.control import Answers
 from persistence_service.fleet.messages import (
+    MAX_IDS,
     FindNewest,
     FindSession,
     FindTask,
     FindWaiting,
     Flush,
+    FlushSessions,
     ListDeleted,
     NoteDeleted,
     Ping,
@@ -30,7 +34,8 @@ from persistence_service.fleet.messages import (
 from persistence_service.fleet.siblings import Siblings, together
 from persistence_service.models.merge import merge_in_either_order
 from persistence_service.models.session import Session
-from persistence_service.models.task import Task
+from persistence_service.models.task import Task, TaskRequest
+from persistence_service.settings import Durability
 from persistence_service.storage.collections import SESSIONS, TASKS, Collection
 
 R = TypeVar("R", Session, Task)
@@ -69,14 +74,33 @@ class WholeBuffer:
         own: BufferManager,
         siblings: Siblings | None = None,
         *,
+        default_ack: Durability = Durability.JOURNAL,
         deleted: DeletedSessions | None = None,
         heir: Heir | None = None,
     ) -> None:
         self._own = own
         self._siblings = siblings or Siblings(None)
         self._slot = self._siblings.of.slot if self._siblings.of is not None else 0
+        self._default_ack = default_ack
         self._deleted = deleted or DeletedSessions()
         self._heir = heir or NothingInherited()
+
+    # ---------------------------------------------------------------------------------------------------- intake
+
+    async def accept_tasks(self, requests: Sequence[TaskRequest], ack: Durability | None = None) -> Receipt:
+        """As `BufferManager.accept_tasks`. Only where storage is asked for do others hear of it: they may have the sessions."""
+        if self._siblings.slots and (ack or self._default_ack) is Durability.STORAGE:
+            await self._store_sessions({request.session_id for request in requests})
+        return await self._own.accept_tasks(requests, ack)
+
+    async def _store_sessions(self, session_ids: set[str]) -> None:
+        """Let those store them that have them and can; where not, the answer says that the tasks wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_READ_PATIENCE_S):
+                if len(session_ids) <= MAX_IDS:
+                    await self._siblings.ask_present(FlushSessions(list(session_ids)), patience_s=_READ_PATIENCE_S)
+                else:
+                    await self._siblings.ask_present(Flush(), patience_s=_READ_PATIENCE_S)
 
     # -------------------------------------------------------------------------------------------- single records
 
@@ -222,6 +246,7 @@ class WholeBuffer:
             NoteDeleted: self._take_note,
             ListDeleted: self._say_deleted,
             Flush: self._say_flushed,
+            FlushSessions: self._store_those,
         }
 
     async def _say_whether_whole(self, _: Ping) -> None:
@@ -248,6 +273,10 @@ class WholeBuffer:
 
     async def _say_deleted(self, _: ListDeleted) -> dict[str, datetime]:
         return self._deleted.known()
+
+    async def _store_those(self, question: FlushSessions) -> None:
+        if any(self._own.is_waiting(session_id) for session_id in question.session_ids):
+            await self._own.flush()
 
     async def _say_flushed(self, _: Flush) -> FlushReport:
         return await self._flush_own()

@@ -78,7 +78,7 @@ async def keep_tasks(
     """
     body = await read_json_body(request, services.limits.max_body_bytes)
     requests = await _parsed(TASK_PARSER, body, services)
-    return _accepted(await services.buffer.accept_tasks(requests, parameters.ack))
+    return _accepted(await services.whole.accept_tasks(requests, parameters.ack))
 
 
 async def _parsed(parser: BatchParser[Item], body: bytes, services: Services) -> list[Item]:

@@ -14,6 +14,7 @@ from persistence_service.errors import Replaying, SessionNotFound, StorageUnavai
 from persistence_service.models.status import Status
 from persistence_service.services.dead_letters import LetterFilter
 from persistence_service.services.query import PageRequest, SessionFilter, TaskFilter
+from persistence_service.settings import Durability
 from tests.unit.buffer.harness import session_request, task_request, until
 from tests.unit.fleet.crew import AWAY, WORKERS, Crew, crew_of
 
@@ -139,6 +140,13 @@ class TestFlush:
         crew.workers[0].backend.may_begin.set()
         assert (await flush).waiting == 0
         assert (await crew[1].query.tasks_of("S", TaskFilter(session_id="S"), PageRequest())).total == WORKERS - 1
+
+    async def test_a_task_is_stored_at_once_on_demand_though_another_worker_had_its_session(self, crew: Crew) -> None:
+        await crew[0].buffer.accept_sessions([session_request("S")])
+        receipt = await crew[1].whole.accept_tasks([task_request("T", "S")], Durability.STORAGE)
+        assert (receipt.durability, receipt.not_stored) == (Durability.STORAGE, ())
+        receipt = await crew[1].whole.accept_tasks([task_request("U", "nobody's")], Durability.STORAGE)
+        assert [each.reason for each in receipt.not_stored] == ["unknown_session"]
 
     async def test_a_fresh_list_shows_what_all_accepted(self, crew: Crew) -> None:
         for number in range(2 * WORKERS):
