@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS
+from persistence_service.cli.journal_replay import replay_command
 from persistence_service.errors import JournalError
 from persistence_service.journal.inspection import JournalReport, SegmentReport, inspect, verify
 from persistence_service.models.times import format_time, from_micros
@@ -20,6 +21,7 @@ EXIT_FOUND_DAMAGE = 1
 _KINDS = {KIND_SESSIONS: "sessions", KIND_TASKS: "tasks"}
 
 app = typer.Typer(help="Look into a journal without owning or changing it.", no_args_is_help=True)
+app.command("replay")(replay_command)
 
 Directory = Annotated[Path | None, typer.Argument(help="The journal's directory; journal.directory if not given.")]
 Config = Annotated[Path | None, typer.Option(help="Configuration file (YAML).")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 from persistence_service.errors import JournalLocked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LOCK_NAME: Final = "lock"
@@ -66,14 +67,43 @@ class DirectoryLock:
             self._fd = None
 
 
+@contextlib.contextmanager
+def kept_from_owners(directory: Path) -> Iterator[None]:
+    """No process owns the directory, nor can one while the block runs. Nothing is written, and a lock file is not made.
+
+    Raises:
+        JournalLocked: a process owns it.
+        OSError: the lock file cannot be opened.
+    """
+    try:
+        fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = _owner(fd)
+        os.close(fd)
+        raise JournalLocked(directory, owner) from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _owner(fd: int) -> str:
+    return os.pread(fd, _OWNER_BYTES, 0).decode("utf-8", "replace").strip() or "unknown"
+
+
 def _locked(directory: Path) -> int:
     fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.pread(fd, _OWNER_BYTES, 0).decode("utf-8", "replace").strip()
+        owner = _owner(fd)
         os.close(fd)
-        raise JournalLocked(directory, owner or "unknown") from None
+        raise JournalLocked(directory, owner) from None
     except BaseException:
         os.close(fd)
         raise

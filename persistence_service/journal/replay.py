@@ -43,7 +43,7 @@ class SegmentScan:
     """One pass over an earlier run's segment. Blocking; the batches are bounded, so the reader decides about memory.
 
     An `unlisted` segment's damage is no loss and is not kept: the same records were moved to another segment. Without
-    `keeping` none is, and nothing on disk is changed.
+    `keeping` none is, nothing on disk is changed, and nothing is logged.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class SegmentScan:
     def _count(self, damage: Damage) -> None:
         self.result.damaged_regions += 1
         self.result.quarantined_bytes += damage.length
-        if self.result.damaged_regions <= _LOGGED_FINDINGS:
+        if self._keeping and self.result.damaged_regions <= _LOGGED_FINDINGS:
             log.error(
                 "journal_damage",
                 segment=self.segment.number,
@@ -123,7 +123,7 @@ class SegmentScan:
             return
         loss = Loss(self.segment.number, self._next_sequence, sequence - 1, "damaged")
         self.result.losses.append(loss)
-        if len(self.result.losses) <= _LOGGED_FINDINGS:
+        if self._keeping and len(self.result.losses) <= _LOGGED_FINDINGS:
             log.error(
                 "journal_loss",
                 segment=loss.segment,
