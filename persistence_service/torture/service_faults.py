@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from random import Random
 
 import httpx
 
 from persistence_service.client.paths import BASE_PATH
-from persistence_service.torture.faults import Fault, ServiceEnded, Subject
+from persistence_service.torture.faults import CouldNotRun, Fault, ServiceEnded, Subject
 
 _LONGEST_STOPPED_S = 1.5
 _LONGEST_START_S = 2.0
@@ -21,8 +23,11 @@ _EXIT_OK = 0
 
 
 def service_faults(subject: Subject) -> Sequence[Fault]:
-    """All of them."""
-    return [kind(subject) for kind in (Killed, KilledAtStart, Stopped, Terminated, TerminatedTwice)]
+    """All of them; those of single workers where there are several."""
+    kinds: list[type[_ServiceFault]] = [Killed, KilledAtStart, Stopped, Terminated, TerminatedTwice]
+    if int(str(subject.settings.get("service.workers", 1))) > 1:
+        kinds += [WorkerKilled, WorkerStopped, WorkersRestarted]
+    return [kind(subject) for kind in kinds]
 
 
 class _ServiceFault(ABC):
@@ -114,6 +119,75 @@ class TerminatedTwice(_ServiceFault):
             await self._kill()
         self.hits += 1
         await self._subject.start()
+
+
+class WorkerKilled(_ServiceFault):
+    """One of several workers is killed, sometimes the one that follows it too."""
+
+    name = "service: SIGKILL of a worker"
+
+    async def strike(self, random: Random) -> None:
+        for _ in range(random.randrange(1, 4)):
+            self.hits += _signal_worker(self._subject.pid, signal.SIGKILL, random) is not None
+            await asyncio.sleep(random.uniform(0, _LONGEST_START_S))
+        await self._subject.until_ready()
+
+
+class WorkerStopped(_ServiceFault):
+    """One of several workers is out of breath, and the others ask it in vain."""
+
+    name = "service: SIGSTOP, SIGCONT of a worker"
+
+    async def strike(self, random: Random) -> None:
+        worker = _signal_worker(self._subject.pid, signal.SIGSTOP, random)
+        if worker is None:
+            return
+        self.hits += 1
+        try:
+            await asyncio.sleep(random.uniform(0, _LONGEST_STOPPED_S))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
+
+
+class WorkersRestarted(_ServiceFault):
+    """All workers are restarted, one after the other."""
+
+    name = "service: SIGHUP"
+
+    async def strike(self, random: Random) -> None:
+        self.hits += 1
+        self._subject.signal(signal.SIGHUP)
+        await asyncio.sleep(random.uniform(0, _LONGEST_START_S))
+        await self._subject.until_ready()
+
+
+def _signal_worker(parent: int, number: int, random: Random) -> int | None:
+    """Send a signal to one of the workers; None if there is none at the moment."""
+    workers = [child for child in _children(parent) if b"spawn_main" in _command_line(child)]
+    if not workers:
+        return None
+    worker = random.choice(sorted(workers))
+    try:
+        os.kill(worker, number)
+    except ProcessLookupError:
+        return None
+    return worker
+
+
+def _children(parent: int) -> list[int]:
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+        ]
+    except OSError as exc:
+        raise CouldNotRun(f"the workers can't be found on this system: {exc}") from exc
+
+
+def _command_line(process: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
 
 
 async def _slow_request(url: str, random: Random) -> asyncio.StreamWriter | None:

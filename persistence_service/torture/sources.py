@@ -72,6 +72,7 @@ async def _process(
     folder: Path, settings: Mapping[str, object], config: Path | None, loaded: Settings
 ) -> AsyncIterator[ServiceProcess]:
     arguments = [f"--config={config}"] if config else []
+    settings = {**settings, "service.workers": loaded.service.workers}
     program = ("-m", _UNDER_FAULTS, str(_orders_path(folder)), "serve")
     if loaded.service.workers == 1:
         subject = ServiceProcess(folder, settings, program=program, arguments=arguments)
