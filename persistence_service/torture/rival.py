@@ -18,7 +18,7 @@ from persistence_service.torture.administration import connected, deadlocks, is_
 _PATIENCE_S: Final = 10.0
 """How long a strike waits for somebody to come into its way."""
 _LONGEST_WAIT_S: Final = 1.5
-_POLL_S: Final = 0.15  # asked again within 0.1 s, InnoDB gives the same answer
+_POLL_S: Final = 0.03
 
 # Those that were written last are those that will most likely be written next. Read without a lock: of what it only looks at
 # the rival holds nothing.
