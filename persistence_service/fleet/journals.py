@@ -80,6 +80,7 @@ async def open_worker_journal(
         if memory is not None:
             clock = SharedClock(memory, timing, journal.high_water_us)
         else:
+            (root / SHARED_NAME).unlink(missing_ok=True)  # of several workers, which there are no more
             stamps = await asyncio.to_thread(_newest_stamp, list(heirless.values()), files)
             clock = EventClock(timing, max(stamps, journal.high_water_us))
         inheritance = Inheritance(heirless, open_journal=open_journal, shared=shared, clock=clock, timing=timing)

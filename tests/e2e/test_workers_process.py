@@ -7,6 +7,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from persistence_service.journal.lock import DirectoryLock
 from persistence_service.torture.ledger import Ledger, read
 from tests.e2e.caller import BASE, Caller
 from tests.e2e.conftest import StartService
@@ -277,6 +279,42 @@ async def test_when_no_worker_can_start_the_reason_is_said_once(tmp_path: Path) 
     assert message.count("persistence-service: ") == 1
     assert "no worker can start: the database's schema is of version 9999" in message
     assert "Traceback" not in message
+
+
+async def test_a_worker_that_can_not_start_is_tried_again_while_the_others_serve(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    folder = tmp_path / "held"
+    (folder / "worker-2").mkdir(parents=True)
+    lock = DirectoryLock.take(folder / "worker-2")
+    service = await start_service({**THREE, "journal.directory": folder}, measured=False)
+    await until(lambda: sum("worker.ended" in line and "worker=2" in line for line in service.log) >= 2, service)
+    assert any(f"the journal {folder / 'worker-2'} belongs to a running process" in line for line in service.log)
+    async with Caller.to(service) as caller:
+        assert (await caller.health())["status"] == "degraded"
+        lock.release()
+        await all_ready(service)
+        await until(partial(is_healthy, caller), service)
+
+
+async def is_healthy(caller: Caller) -> bool:
+    return bool((await caller.health())["status"] == "healthy")
+
+
+async def test_a_second_signal_ends_all_at_once_and_loses_nothing(start_service: StartService) -> None:
+    service = await start_service({**THREE, **NO_FLUSH, "storage.migrate_on_start": False}, measured=False)
+    workers = await all_ready(service)  # nothing can be stored: there are no tables
+    load = Load(service)
+    async with load.going_on():
+        pass
+    os.kill(supervisor(service), signal.SIGTERM)
+    await until(lambda: any("Shutting down" in line for line in service.log), service)
+    assert await service.terminate() == 0
+    assert not any(map(is_alive, workers.values()))
+    service._command.append("--set=storage.migrate_on_start=true")
+    await service.start()
+    async with Caller.to(service) as caller:
+        assert await stored_ids(caller) == load.acknowledged
 
 
 async def test_an_address_that_is_taken_is_said(start_service: StartService) -> None:

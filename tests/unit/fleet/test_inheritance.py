@@ -189,7 +189,19 @@ async def test_a_service_of_one_process_that_always_was_one_has_nothing_of_this(
     async with open_worker_journal(settings, None, timing=SystemTiming()) as own:
         assert not own.inheritance.is_running
         assert own.inheritance.findings == []
-    assert {path.suffix or path.name for path in settings.directory.iterdir()} == {".seg", "head", "lock"}
+    assert left_by(settings) == {".seg", "head", "lock"}
+
+
+async def test_a_service_that_is_one_process_now_leaves_nothing_of_several(settings: JournalSettings) -> None:
+    prepare_journals(settings, wall_us=1)
+    assert "shared" in left_by(settings)
+    async with open_worker_journal(settings, None, timing=SystemTiming()):
+        pass
+    assert left_by(settings) == {".seg", "head", "lock"}
+
+
+def left_by(settings: JournalSettings) -> set[str]:
+    return {path.suffix or path.name for path in settings.directory.iterdir()}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
