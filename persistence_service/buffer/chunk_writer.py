@@ -1,7 +1,7 @@
 """Writing one chunk: everything in it that can be stored is, whatever else is in it.
 
 A chunk with a record that can't be stored is halved until that record is alone, which costs two statements for each
-doubling of the chunk.
+doubling of the chunk. Where one after the other is refused, the next few are written one by one, which costs half as many.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from persistence_service.storage.backend import RejectionReason
 CONVINCING = 3
 """So many records alone that all fail with an unknown error, while nothing succeeds, are a matter of set-up."""
 
+_FEW = 16
 _LEAST_PART = 500  # of fewer rows, a transaction's own cost is the larger part
 
 
@@ -30,11 +31,13 @@ class ChunkReport:
     """What became of a chunk: records `stored`.
 
     `items` are the accepted ones that the written records were merged from. `stored_parents` are the keys of those stored,
-    where records of the collection can be parents.
+    where records of the collection can be parents. `refused_in_row` counts those that were refused alone since the last
+    that was stored.
     """
 
     stored: int = 0
     items: int = 0
+    refused_in_row: int = 0
     stored_parents: list[str] = field(default_factory=list)
     suspects: list[tuple[Entry[Any], UnclassifiedStorageError]] = field(default_factory=list)
 
@@ -100,10 +103,10 @@ class ChunkWriter:
             written = await self._writer.write(buffer.collection, [entry.record for entry in entries])
         except (DataRejected, UnclassifiedStorageError) as exc:
             if len(entries) > 1:
-                middle = len(entries) // 2
-                await self._write(buffer, entries[:middle], patience_s, report)
-                await self._write(buffer, entries[middle:], patience_s, report)
+                for part in _parts(entries, report):
+                    await self._write(buffer, part, patience_s, report)
             elif isinstance(exc, DataRejected):
+                report.refused_in_row += 1
                 detail = with_error("the database refuses it", exc.number, exc.column)
                 reason = DeadLetterReason.DATA_REJECTED
                 buffer.refuse(Refused(entries[0], reason, detail, exc.number, exc.column))
@@ -112,6 +115,7 @@ class ChunkWriter:
                 if len(report.suspects) >= CONVINCING and not report.stored:
                     raise
             return
+        report.refused_in_row = 0
         if buffer.collection.parent is None:
             left_out = {*written.dropped, *(rejection.index for rejection in written.rejected)}
             keys = (
@@ -121,6 +125,14 @@ class ChunkWriter:
         report.items += sum(items for entry in entries for _, items in entry.holds)
         _settle(buffer, entries, written, patience_s)
         report.stored += written.stored
+
+
+def _parts(entries: Sequence[Entry[Any]], report: ChunkReport) -> list[Sequence[Entry[Any]]]:
+    """What to write next of entries of which one at least was refused."""
+    if len(entries) <= _FEW and report.refused_in_row >= _FEW:
+        return [[entry] for entry in entries]
+    middle = len(entries) // 2
+    return [entries[:middle], entries[middle:]]
 
 
 def _settle(buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], written: Written, patience_s: float) -> None:

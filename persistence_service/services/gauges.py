@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.journal.journal import Journal
 from persistence_service.observability.metrics import Metrics
@@ -22,6 +24,11 @@ def watch_buffer(metrics: Metrics, buffer: BufferManager) -> None:
         lambda: buffer.stats().dead_lettering_stopped,
     )
     metrics.watch("oldest_unstored_seconds", "Age of the oldest unstored record", buffer.oldest_unstored_age_s)
+    metrics.watch(
+        "journal_full_in_seconds",
+        "Until the journal has no room, if it fills like lately; +Inf while it does not fill",
+        lambda: inf if (left_s := buffer.seconds_until_journal_full()) is None else left_s,
+    )
     metrics.watch_total("records_merged", "Records merged away in the buffer", lambda: buffer.stats().merged)
     metrics.watch_total(
         "batches_unmerged", "Journaled batches that a mistake kept out", lambda: buffer.stats().unmerged

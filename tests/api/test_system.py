@@ -112,6 +112,7 @@ async def test_metrics_count_requests_by_template_and_time_them(api: Api, path: 
     assert f'api_duration_seconds_count{{endpoint="{base}/tasks/batch"}} 1.0' in lines
     assert 'buffer_size{type="sessions"} 1.0' in lines
     assert 'buffer_size{type="tasks"} 2.0' in lines
+    assert "persistence_journal_full_in_seconds +Inf" in lines
 
 
 async def test_large_answers_are_compressed_for_those_who_take_it(api: Api) -> None:

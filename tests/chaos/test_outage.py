@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -197,6 +198,7 @@ def check_sights(sights: list[Sight], during: Sight) -> None:
     waiting = during.stats["buffer"]
     assert waiting["total_count"] >= SENT_IN_OUTAGE
     assert waiting["spilled_records"] >= waiting["total_count"] - IN_MEMORY - BATCH
+    assert 0 < during.metrics["persistence_journal_full_in_seconds"] < inf
     last = sights[-1].stats["buffer"]
     grown_per_s = (last["journal_bytes"] - first.stats["buffer"]["journal_bytes"]) / (sights[-1].at_s - first.at_s)
     expected_s = (4 << 30) / grown_per_s
