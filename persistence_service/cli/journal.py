@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,8 @@ from rich.table import Table
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS
 from persistence_service.cli.journal_replay import replay_command
 from persistence_service.errors import JournalError
-from persistence_service.journal.inspection import JournalReport, SegmentReport, inspect, verify
+from persistence_service.fleet.inheritance import journals_below
+from persistence_service.journal.inspection import Finding, JournalReport, SegmentReport, inspect, verify
 from persistence_service.models.times import format_time, from_micros
 from persistence_service.settings import load_settings
 
@@ -30,11 +32,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead 
 
 @app.command("inspect")
 def inspect_command(directory: Directory = None, config: Config = None, as_json: AsJson = False) -> None:
-    """Show the segments, what they hold, and what is damaged. The service may be running."""
-    report = _read(_chosen(directory, config))
+    """Show the segments, what they hold, and what is damaged, of every worker's journal. The service may be running."""
+    root = _chosen(directory, config)
+    reports = [_read(path) for path in _journals(root)]
     if as_json:
-        typer.echo(msgspec.json.encode(_as_document(report)))
+        first, *others = map(_as_document, reports)
+        typer.echo(msgspec.json.encode(first | ({"workers": others} if others else {})))
         return
+    for report in reports:
+        _show(report)
+
+
+def _show(report: JournalReport) -> None:
     typer.echo(f"{report.directory}: {report.items} items in {report.records} batches, {report.bytes} bytes")
     table = Table("segment")
     for heading in ("bytes", "sequences", "batches", "items", "accepted", "findings"):
@@ -58,23 +67,42 @@ def inspect_command(directory: Directory = None, config: Config = None, as_json:
 
 @app.command("verify")
 def verify_command(directory: Directory = None, config: Config = None, as_json: AsJson = False) -> None:
-    """Check every byte; exit code 1 when anything is not as it was written."""
-    chosen = _chosen(directory, config)
-    if not _read(chosen).segments and not any(chosen.glob("head")):
-        raise JournalError(f"there is no journal in {chosen}")
-    try:
-        findings = verify(chosen)
-    except OSError as exc:
-        raise _unreadable(chosen, exc) from exc
+    """Check every byte of every worker's journal, and whether all is there that should be.
+
+    Exit codes: 0 everything is as it was written; 1 something is not; 2 the configuration can't be used; 3 there is no journal,
+    or it can't be read.
+    """
+    root = _chosen(directory, config)
+    journals = _journals(root)
+    if not any(_read(path).segments or any(path.glob("head")) for path in journals):
+        raise JournalError(f"there is no journal in {root}")
+    findings = [
+        (str(path.relative_to(root) / finding.file), finding.message) for path in journals for finding in _verify(path)
+    ]
     if as_json:
-        typer.echo(msgspec.json.encode([{"file": finding.file, "message": finding.message} for finding in findings]))
+        typer.echo(msgspec.json.encode([{"file": file, "message": message} for file, message in findings]))
     else:
-        for finding in findings:
-            typer.echo(f"{finding.file}: {finding.message}")
+        for file, message in findings:
+            typer.echo(f"{file}: {message}")
         if not findings:
-            typer.echo(f"{chosen}: everything is as it was written")
+            typer.echo(f"{root}: everything is as it was written")
     if findings:
         raise typer.Exit(EXIT_FOUND_DAMAGE)
+
+
+def _journals(root: Path) -> list[Path]:
+    """The first worker's journal, and those of the others."""
+    try:
+        return [root, *journals_below(root).values()]
+    except OSError as exc:
+        raise _unreadable(root, exc) from exc
+
+
+def _verify(directory: Path) -> Sequence[Finding]:
+    try:
+        return verify(directory)
+    except OSError as exc:
+        raise _unreadable(directory, exc) from exc
 
 
 def _chosen(directory: Path | None, config: Path | None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -10,7 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from persistence_service.journal.lock import LOCK_NAME
+from persistence_service.errors import JournalLocked
+from persistence_service.fleet.inheritance import bytes_on_disk, journals_below
+from persistence_service.journal.lock import LOCK_NAME, kept_from_owners
 from persistence_service.settings import JournalSettings
 from persistence_service.settings.units import format_size
 from persistence_service.storage.powers import Finding, Level
@@ -98,8 +99,9 @@ def _about(size: int) -> str:
 
 
 def _bytes_in(directory: Path) -> int:
+    """Of all workers' journals, which journal.max_bytes bounds together."""
     with suppress(OSError):
-        return sum(entry.stat().st_size for entry in os.scandir(directory) if entry.name.endswith(".seg"))
+        return sum(bytes_on_disk(path) for path in (directory, *journals_below(directory).values()))
     return 0
 
 
@@ -117,16 +119,19 @@ def _filling(directory: Path, settings: JournalSettings) -> Finding:
 
 
 def _owner(directory: Path) -> Finding:
-    """Whether a service has it; looked at without taking it."""
-    lock = directory / LOCK_NAME
-    if not lock.exists():
+    """Whether a service has it, with one worker or several; looked at without taking it."""
+    journals = [path for path in (directory, *journals_below(directory).values()) if (path / LOCK_NAME).exists()]
+    if not journals:
         return Finding("owner", Level.OK, "none has used it yet")
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Finding(
-                "owner", Level.OK, f"a running service ({file.read(100).decode('utf-8', 'replace').strip()})"
-            )
-        fcntl.flock(file, fcntl.LOCK_UN)
-    return Finding("owner", Level.OK, "none; no service is running on it")
+    owners = [owner for owner in map(_owner_of, journals) if owner is not None]
+    if not owners:
+        return Finding("owner", Level.OK, "none; no service is running on it")
+    return Finding("owner", Level.OK, f"a running service ({', '.join(owners)})")
+
+
+def _owner_of(directory: Path) -> str | None:
+    try:
+        with kept_from_owners(directory):
+            return None
+    except JournalLocked as exc:
+        return exc.owner

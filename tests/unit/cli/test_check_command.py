@@ -165,3 +165,15 @@ def test_a_backend_that_can_say_nothing_more_tells_its_health() -> None:
 
 def test_only_the_document_is_on_stdout_with_json() -> None:
     assert json.loads(run("--json").stdout)["level"] == "ok"
+
+
+def test_every_workers_journal_counts(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "journal"
+    for directory, size in ((root, 500_000), (root / "worker-2", 400_000)):
+        directory.mkdir(parents=True)
+        (directory / "0000000000000001.seg").write_bytes(bytes(size))
+    lock = DirectoryLock.take(root / "worker-2")
+    findings = found()
+    lock.release()
+    assert findings["journal: size"]["level"] == "warning", "together they are nearly journal.max_bytes"
+    assert f"pid {os.getpid()}" in findings["journal: owner"]["detail"]

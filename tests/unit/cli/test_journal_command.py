@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,37 @@ def test_a_folder_that_holds_no_journal_is_not_as_it_was_written(tmp_path: Path)
     result = run("verify", str(tmp_path))
     assert result.exit_code != 0
     assert "no journal" in str(result.exception or result.output)
+
+
+@pytest.fixture
+def two_workers(journal_directory: Path, tmp_path: Path) -> Path:
+    """The journals of two workers, of which the second has a damaged batch."""
+    second = journal_directory / "worker-2"
+    shutil.copytree(journal_directory, tmp_path / "second")
+    (tmp_path / "second").rename(second)
+    (segment,) = second.glob("*.seg")
+    segment.write_bytes(segment.read_bytes().replace(b"[1,2]", b"[1,3]"))
+    return journal_directory
+
+
+def test_inspect_shows_the_journals_of_further_workers(two_workers: Path) -> None:
+    output = run("inspect", str(two_workers)).output
+    assert "2 items in 1 batches" in output
+    assert "0 items in 0 batches" in output
+    document = json.loads(run("inspect", str(two_workers), "--json").output)
+    assert document["items"] == 2
+    assert [worker["directory"] for worker in document["workers"]] == [str(two_workers / "worker-2")]
+
+
+def test_verify_names_the_worker_whose_journal_is_damaged(two_workers: Path) -> None:
+    result = run("verify", str(two_workers), "--json")
+    assert result.exit_code == 1
+    assert {finding["file"] for finding in json.loads(result.output)} == {"worker-2/0000000000000001.seg"}
+
+
+def test_verify_names_a_segment_that_is_missing(journal_directory: Path) -> None:
+    (segment,) = journal_directory.glob("*.seg")
+    segment.unlink()
+    result = run("verify", str(journal_directory))
+    assert result.exit_code == 1
+    assert f"{segment.name}: missing: records 1 to ? of segment 1: segment missing" in result.output
