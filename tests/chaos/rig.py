@@ -42,7 +42,6 @@ async def started(folder: Path, settings: Mapping[str, object]) -> AsyncIterator
     """A service that is ready, and what can be done to it; `settings` by dotted keys."""
     own = {"journal.directory": folder / "journal", "sqlite.path": folder / "persistence.db", **_SETTINGS}
     async with rig(folder, own | dict(settings), None, PREFIX) as torn:
-        await torn.subject.start()
         yield torn
 
 
