@@ -30,6 +30,7 @@ from persistence_service.fleet.messages import (
     write_question,
     write_refusal,
 )
+from persistence_service.observability.logging import OncePer
 
 A = TypeVar("A")
 Answer = Callable[[Any], Awaitable[object]]
@@ -38,10 +39,11 @@ Answers = Mapping[type[Question[Any]], Answer]
 
 PULSE_S: Final = 0.5
 _BACKLOG: Final = 128
-_MOST_CONNECTIONS: Final = 256
+_MOST_CONNECTIONS: Final = 2048
 _IDLE_S: Final = 120.0
 _LINE_S: Final = 10.0
 _TOLD: Final = 200
+_TOLD_EVERY_S: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
@@ -51,6 +53,7 @@ class ControlServer:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._connections: set[asyncio.Task[None]] = set()
+        self._told = OncePer(_TOLD_EVERY_S)
 
     @asynccontextmanager
     async def listening(self, path: Path) -> AsyncIterator[None]:
@@ -77,7 +80,9 @@ class ControlServer:
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # it went, or says nothing any more
         except (asyncio.LimitOverrunError, MessageError) as exc:
-            _log.warning("control.not_understood", detail=str(exc)[:_TOLD], now="its connection is closed")
+            if times := self._told.occurred(type(exc).__name__):
+                closed = "its connection is closed"
+                _log.warning("control.not_understood", detail=str(exc)[:_TOLD], now=closed, times=times)
         except asyncio.CancelledError:
             pass  # the worker ends; the streams' own callback would tell of it as a mistake
         finally:

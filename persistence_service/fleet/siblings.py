@@ -12,16 +12,20 @@ import structlog
 from persistence_service.errors import Replaying, ShuttingDown, Unavailable
 from persistence_service.fleet.control import PULSE_S, Line
 from persistence_service.fleet.identity import WorkerIdentity
-from persistence_service.fleet.messages import MessageError, Ping, Question, Refused, error_of
+from persistence_service.fleet.messages import Flush, FlushSessions, MessageError, Ping, Question, Refused, error_of
+from persistence_service.observability.logging import OncePer
 
 A = TypeVar("A")
 
 _IDLE_LINES: Final = 4
+_LINES: Final = 16
 _AGAIN_S: Final = 0.02
 _SHORTEST_SILENCE_S: Final = 2 * PULSE_S
 _LOOK_EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 1.0
 _NOT_THERE = (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, MessageError)
+_TOLD_EVERY_S: Final = 60.0
+_LONG = (Flush, FlushSessions)
 _COMES_BACK = frozenset({Replaying.code, ShuttingDown.code})
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +41,10 @@ class Siblings:
         slots = range(identity.workers) if identity is not None else ()
         self.of = identity
         self._lines: dict[int, list[Line]] = {slot: [] for slot in slots if identity and slot != identity.slot}
+        # Those that write to the database must not hold up those that only look something up.
+        self._lookups = {slot: asyncio.Semaphore(_LINES) for slot in self._lines}
+        self._writes = {slot: asyncio.Semaphore(_LINES) for slot in self._lines}
+        self._told = OncePer(_TOLD_EVERY_S)
         self._away: frozenset[int] = frozenset(self._lines)
 
     @property
@@ -72,7 +80,8 @@ class Siblings:
                     raise error
                 why = answer.detail
             if clock() >= give_up_at:
-                _log.info("sibling.away", sibling=slot + 1, detail=why)
+                if times := self._told.occurred(str(slot)):
+                    _log.warning("sibling.away", sibling=slot + 1, detail=why, times=times)
                 raise missing_error([slot])
             await asyncio.sleep(_AGAIN_S)
 
@@ -95,6 +104,13 @@ class Siblings:
 
     async def _ask_once(
         self, slot: int, question: Question[A], silence_s: float, note_life: Callable[[], None] = lambda: None
+    ) -> A | Refused:
+        permits = self._writes if isinstance(question, _LONG) else self._lookups
+        async with permits[slot]:
+            return await self._ask_now(slot, question, silence_s, note_life)
+
+    async def _ask_now(
+        self, slot: int, question: Question[A], silence_s: float, note_life: Callable[[], None]
     ) -> A | Refused:
         line = self._idle_line(slot)
         if line is not None:

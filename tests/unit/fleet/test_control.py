@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from persistence_service.buffer.flusher import FlushReport
 from persistence_service.errors import JournalFull, Replaying, StorageUnavailable
 from persistence_service.fleet.control import Answers, ControlServer
 from persistence_service.fleet.identity import WorkerIdentity
@@ -94,6 +95,22 @@ class TestAsking:
             asked = [[str(n)] for n in range(50)]
             answers = await asyncio.gather(*(siblings.ask(1, FindWaiting(ids), patience_s=LONG_S) for ids in asked))
         assert answers == asked
+
+    async def test_lookups_do_not_wait_for_flushes_however_many(self, control_directory: Path) -> None:
+        may_go = asyncio.Event()
+        report = FlushReport(1, 2, 3, 4)
+
+        async def flush() -> FlushReport:
+            await may_go.wait()
+            return report
+
+        answers: Answers = {Flush: saying(flush), Ping: nothing}
+        async with worker(control_directory, answers), siblings_of(control_directory) as siblings:
+            flushes = [asyncio.ensure_future(siblings.ask(1, Flush(), patience_s=LONG_S)) for _ in range(200)]
+            await asyncio.gather(*(siblings.ask(1, Ping(), patience_s=LONG_S) for _ in range(500)))
+            assert not any(flush.done() for flush in flushes)
+            may_go.set()
+            assert await asyncio.gather(*flushes) == [report] * len(flushes)
 
     async def test_one_who_is_at_work_is_waited_for_beyond_patience(self, control_directory: Path) -> None:
         asked, may_go = asyncio.Event(), asyncio.Event()
