@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -65,7 +66,7 @@ class LetterFiles:
             kept = self.read(letter_id)
             if kept is not None:
                 letter = Letter(DEAD_LETTERS.merge(kept.letter, letter.letter), letter.parts)
-        self._files.make_directory(self._directory)
+        self._make_directory()
         self._files.sync_directory(self._directory.parent)
         path = self._path(letter_id)
         unfinished = path.with_suffix(".new")
@@ -77,6 +78,15 @@ class LetterFiles:
             with contextlib.suppress(OSError):
                 self._files.unlink(unfinished)
             raise
+
+    def _make_directory(self) -> None:
+        """There is a directory; what stood in its place and is none stays beside it."""
+        try:
+            self._files.make_directory(self._directory)
+        except FileExistsError:
+            aside = self._directory.with_name(f"{self._directory.name}.aside-{secrets.token_hex(8)}")
+            self._files.rename(self._directory, aside)
+            self._files.make_directory(self._directory)
 
     def all(self) -> Iterator[DeadLetter | DamagedFile]:
         """Every letter, by id, one read at a time; one that goes meanwhile is left out."""
@@ -93,7 +103,7 @@ class LetterFiles:
         """The letters that there are, sorted by id; damaged ones too."""
         try:
             names = self._files.names(self._directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [match[1] for name in names if (match := _NAME.fullmatch(name))]
 
@@ -107,7 +117,7 @@ class LetterFiles:
             return None
         try:
             content = self._content(self._path(letter_id))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
             raise DeadLetterDamaged(letter_id, "the disk can't read it") from exc

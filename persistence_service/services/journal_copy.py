@@ -90,7 +90,7 @@ async def copy_journals(
         parts = slices(_records(batches, kind, report), lambda sized: sized[1], max_items=_AT_ONCE)
         while (part := await asyncio.to_thread(next, parts, None)) is not None:
             await target.write(_COLLECTIONS[kind], [record for record, _ in part], report)
-    report.letter_files = sum(len(list(LetterFiles(reader.path / DIRECTORY_NAME).all())) for reader in readers)
+    report.letter_files = sum(len(LetterFiles(reader.path / DIRECTORY_NAME).ids()) for reader in readers)
     report.losses = [f"{reader.path}: {loss}" for reader in readers for loss in reader.losses]
     return report
 

@@ -46,6 +46,16 @@ def test_a_letter_comes_back_with_its_record(directory: Path, text: str) -> None
     assert read.record == letter.record
 
 
+def test_a_file_in_the_place_of_the_directory_holds_no_letters_and_stands_in_the_way_of_none(directory: Path) -> None:
+    directory.write_bytes(b"no directory")
+    files, letter = LetterFiles(directory), letter_of(session_record("S"))
+    assert (list(files.all()), files.read(letter.letter.letter_id)) == ([], None)
+    files.write(letter)
+    assert files.read(letter.letter.letter_id) == letter
+    (aside,) = directory.parent.glob(f"{directory.name}.aside-*")
+    assert aside.read_bytes() == b"no directory"
+
+
 def test_all_letters_are_told_by_id(directory: Path) -> None:
     letters = [letter_of(session_record(f"s{number}")) for number in range(5)]
     files = LetterFiles(directory)
