@@ -23,6 +23,7 @@ class Journal:
     """One that fills by a clock: with the database there, a segment goes as soon as it is full."""
 
     forecast: Forecast = field(default_factory=Forecast)
+    segment: int = SEGMENT
     now_s: float = 1000.0
     used: float = 0.0
 
@@ -31,8 +32,8 @@ class Journal:
         for _ in range(round(2 * seconds)):
             self.now_s += 0.5
             self.used += rate / 2
-            if not away and self.used > SEGMENT:
-                self.used -= SEGMENT
+            if not away and self.used > self.segment:
+                self.used -= self.segment
             self.forecast.note(self.now_s, round(self.used), in_outage=away)
             check()
 
@@ -49,9 +50,12 @@ def within_a_factor_of_two(journal: Journal, rate: float) -> None:
     assert journal.truth(rate) / 2 <= estimate <= journal.truth(rate) * 2
 
 
+@pytest.mark.parametrize("segment", [SEGMENT, SEGMENT // 16])
 @pytest.mark.parametrize("before_s", [0, 7, 100, 1000])
-def test_under_steady_load_it_is_right_from_the_first_seconds_of_an_outage_until_the_end(before_s: float) -> None:
-    journal = Journal()
+def test_under_steady_load_it_is_right_from_the_first_seconds_of_an_outage_until_the_end(
+    before_s: float, segment: int
+) -> None:
+    journal = Journal(segment=segment)
     journal.run(before_s, RATE, away=False)
     journal.run(10, RATE, away=True)
     left_s = journal.truth(RATE)
