@@ -12,6 +12,7 @@ from persistence_service.torture.proxy import Cut, Proxy
 _PATIENCE_S: Final = 6.0
 """How long a cut waits for somebody to commit."""
 _LONGEST_S: Final = 2.0
+_SILENCES_S: Final = (1.0, 2.0, 8.0)  # now and then longer than statements are waited for
 _LONGEST_DELAY_S: Final = 0.25
 _MOST_RESETS: Final = 5
 
@@ -74,7 +75,7 @@ class BlackHole:
     async def strike(self, random: Random) -> None:
         self._proxy.fall_silent(drops_new=random.random() < 0.5)
         try:
-            await asyncio.sleep(random.uniform(0.2, 2 * _LONGEST_S))
+            await asyncio.sleep(random.choice(_SILENCES_S) * random.uniform(0.2, 1))
         finally:
             self._proxy.speak_again()
 

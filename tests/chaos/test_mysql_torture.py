@@ -33,7 +33,7 @@ def settings_of(server: Server, options: MysqlOptions) -> dict[str, object]:
     return server.settings(options.database) | {
         "database.user": options.user,
         "database.connect_timeout": 2,
-        "database.statement_timeout": 3,
+        "database.statement_timeout": 6,  # longer than the server lets anybody wait for a row
     }
 
 
