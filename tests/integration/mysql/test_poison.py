@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from persistence_service.models.dead_letter import DeadLetterReason
+from persistence_service.models.limits import Limits
+from persistence_service.services.dead_letters import DeadLetterService, LetterFilter
+from persistence_service.storage.collections import TASKS as TASK_RECORDS
 from persistence_service.storage.mysql import MysqlBackend
+from persistence_service.storage.registry import StorageRegistry
 from tests.integration.mysql.costs import every_text
 from tests.servers.server import Server
 from tests.unit.buffer.harness import open_rig, session_request, task_request, until
@@ -169,6 +173,16 @@ async def test_a_flood_of_refused_records_holds_no_good_one_up_and_becomes_few_l
         await until(lambda: rig.buffer.stats().set_aside == 0, "all are stored")
         await rig.buffer.flush()
         assert len((await rig.stored())[1]) == COUNT + len(good)
+        registry = StorageRegistry()
+        registry.register("given", lambda: backend)
+        registry.route_all("given", {})
+        letters = DeadLetterService(
+            registry=registry, files=rig.letter_files, timing=rig.timing, limits=Limits(), metrics=rig.metrics
+        )
+        assert (await letters.replay_all(LetterFilter())).replayed == RATE
+        assert await rig.letters() == []
+        replayed = await backend.read(TASK_RECORDS, [letter.record_key for letter in lettered])
+        assert [task.source_text for task in replayed] == ["mended"] * RATE, "a letter is older than what came since"
     writes = [each for each in statements if each.startswith("INSERT INTO translation_tasks")]
     assert len(writes) <= 1.25 * COUNT + 100
     assert len(statements) <= 10 * len(writes)
