@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from persistence_service.client import PersistenceClient, ServiceUnreachable, UnexpectedAnswer
 from persistence_service.torture.conductor import Conductor, Plan, new_prefix
+from persistence_service.torture.faults import CouldNotRun
 from persistence_service.torture.report import Report
 from persistence_service.torture.schedule import chosen
 from persistence_service.torture.sources import rig
@@ -49,25 +50,37 @@ async def torture(order: Order, tell: Callable[[str], None]) -> Report:
     """
     if order.url is not None:
         report = Report(order.plan.seed, order.url)
-        chosen([], order.faults)
-        await Conductor(order.plan, order.url, [], report, tell).run()
+        faults = chosen([], order.faults)
+        await _check_reachable(order.url)
+        await Conductor(order.plan, order.url, faults, report, tell).run()
         return report
-    async with _folder(order) as folder:
-        return await _torture_own(order, folder, tell)
-
-
-async def _torture_own(order: Order, folder: Path, tell: Callable[[str], None]) -> Report:
     report = Report(order.plan.seed, f"a service on {order.backend}")
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    try:
+        await _torture_own(order, folder, report, tell)
+    finally:
+        if order.keep or not report.is_well:
+            report.kept_in = str(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+async def _check_reachable(url: str) -> None:
+    async with PersistenceClient(url) as client:
+        try:
+            await client.health()
+        except (ServiceUnreachable, UnexpectedAnswer) as exc:
+            raise CouldNotRun(f"{url}: {exc}") from exc
+
+
+async def _torture_own(order: Order, folder: Path, report: Report, tell: Callable[[str], None]) -> None:
     prefix = new_prefix()
     tell("starting the service")
     async with rig(folder, _settings(order, folder), order.config, prefix) as torn:
         faults = chosen(torn.faults, order.faults)
         report.skipped = [f"{skipped.name}: {skipped.reason}" for skipped in torn.skipped]
         await Conductor(order.plan, torn.subject.url, faults, report, tell, torn.subject, prefix).run()
-    if not report.is_well:
-        shutil.copytree(folder, kept := Path(tempfile.mkdtemp(prefix="torture-")), dirs_exist_ok=True)
-        report.trouble.append(f"journal, log and embedded database are kept in {kept}")
-    return report
 
 
 def _settings(order: Order, folder: Path) -> dict[str, object]:
@@ -77,14 +90,3 @@ def _settings(order: Order, folder: Path) -> dict[str, object]:
         "sqlite.path": folder / "persistence.db",
     }
     return own | dict(_OWN_SETTINGS) | dict(order.settings)
-
-
-@asynccontextmanager
-async def _folder(order: Order) -> AsyncIterator[Path]:
-    """A folder of its own; with `keep` it stays."""
-    folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    try:
-        yield folder
-    finally:
-        if not order.keep:
-            shutil.rmtree(folder, ignore_errors=True)

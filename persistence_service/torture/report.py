@@ -40,6 +40,8 @@ class Report:
     seconds: float = 0.0
     verdicts: list[Verdict] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
+    kept_in: str = ""
+    """The folder with journal, log and embedded database, if it was not removed."""
 
     @property
     def is_well(self) -> bool:
@@ -68,6 +70,7 @@ class Report:
             **{figure: len(self.found(figure)) for figure in FIGURES},
             "findings": {figure: self.found(figure)[:_IN_DOCUMENT] for figure in FIGURES},
             "trouble": self.trouble[:_IN_DOCUMENT],
+            "kept_in": self.kept_in,
         }
 
     def table(self) -> Table:
@@ -93,6 +96,8 @@ class Report:
         for figure in FIGURES:
             yield from _first(figure, self.found(figure))
         yield from _first("trouble", self.trouble)
+        if self.kept_in:
+            yield f"journal, log and embedded database are in {self.kept_in}"
 
 
 def _first(kind: str, texts: Sequence[str]) -> Iterator[str]:

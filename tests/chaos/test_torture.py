@@ -69,6 +69,11 @@ async def test_where_no_service_is_the_torture_says_that_it_could_not_be_done(tm
     assert (code, document) == (3, {})
 
 
+async def test_a_running_service_that_can_not_be_reached_is_not_waited_for() -> None:
+    code, document = await run("--url=http://127.0.0.1:9")
+    assert (code, document) == (3, {})
+
+
 async def test_a_fault_that_there_is_not_is_a_wrong_usage() -> None:
     code, document = await run("--faults=nonsense")
     assert (code, document) == (2, {})
@@ -83,7 +88,8 @@ async def run(*options: str, settings: Mapping[str, object] | None = None) -> tu
     """The command for a few seconds; its exit code and what it answers."""
     given = [f"--set={key}={value}" for key, value in (settings or {}).items()]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(ROOT / "main.py"), "torture", "--seconds=12", "--seed=4", "--json"),
+        *(sys.executable, str(ROOT / "main.py"), "torture", "--json"),
+        *(f"--seconds={seconds_of(12)}", f"--seed={seed_of(4)}"),
         *(*options, *given),
         stdout=asyncio.subprocess.PIPE,
     )
