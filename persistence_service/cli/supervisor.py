@@ -21,7 +21,7 @@ import typer
 
 from persistence_service.buffer.timing import SystemTiming
 from persistence_service.cli.server import BACKLOG
-from persistence_service.cli.worker import READY, STOP, WorkerStart, run_worker
+from persistence_service.cli.worker import GO, LOADED, READY, STOP, WorkerStart, run_worker
 from persistence_service.errors import JournalUnavailable
 from persistence_service.fleet.identity import WorkerIdentity
 from persistence_service.fleet.journals import prepare_journals
@@ -100,6 +100,7 @@ class _Run:
 
     def __init__(self, start: WorkerStart, ours: Connection) -> None:
         self.number = start.identity.number
+        self.loaded = asyncio.Event()  # it could begin, or has ended
         self.began = asyncio.Event()  # it is ready, or has ended
         self.ended = asyncio.Event()
         self.followed = asyncio.Event()  # another one was started in its place
@@ -120,7 +121,9 @@ class _Run:
         except (EOFError, OSError):
             self._loop.remove_reader(self._supervised.fileno())
             return
-        if said == READY:
+        if said == LOADED:
+            self.loaded.set()
+        elif said == READY:
             self.ready_at = time.monotonic()
             self.began.set()
         else:
@@ -131,10 +134,11 @@ class _Run:
         self._loop.remove_reader(self._supervised.fileno())
         with suppress(EOFError, OSError):
             while self._supervised.poll():
-                if said := self._supervised.recv():
+                if (said := self._supervised.recv()) not in (LOADED, READY):
                     self.failure = said
         self._supervised.close()
         self._process.join()
+        self.loaded.set()
         self.began.set()
         self.ended.set()
 
@@ -143,6 +147,11 @@ class _Run:
         """How it ended, in words."""
         code = self._process.exitcode or 0
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def go(self) -> None:
+        """Let it begin, now that nobody else has its journal."""
+        with suppress(OSError):  # it has ended, which is noticed
+            self._supervised.send(GO)
 
     def stop(self) -> None:
         """Have it end in an orderly way; asking twice changes nothing."""
@@ -176,6 +185,7 @@ class Supervisor:
         self._control_directory = control_directory
         self._stop_s = settings.service.shutdown_timeout + _OVERTIME_S
         self._runs: dict[int, _Run] = {}
+        self._successors: dict[int, _Run] = {}  # that wait for their predecessor's end
         self._stopping = asyncio.Event()
         self._serving = asyncio.Event()
         self._restart_wanted = asyncio.Event()
@@ -191,18 +201,21 @@ class Supervisor:
         restarting = asyncio.create_task(self._restart_when_wanted())
         await asyncio.gather(*keepers)
         restarting.cancel()
+        for run in self._successors.values():
+            await run.end_within(self._stop_s)
         _log.info("service.stopped")
         return "" if self._serving.is_set() else next(iter(self._failures.values()), "")
 
     def _stop(self) -> None:
+        runs = [*self._runs.values(), *self._successors.values()]
         if self._stopping.is_set():
-            for run in self._runs.values():
+            for run in runs:
                 run.kill()
             return
         self._stopping.set()
         for each in self._sockets:  # nobody shall wait here for a service that ends
             each.close()
-        for run in self._runs.values():
+        for run in runs:
             run.stop()
 
     # -------------------------------------------------------------------------------------------------- one slot
@@ -210,7 +223,7 @@ class Supervisor:
     async def _keep(self, slot: int) -> None:
         failures = 0
         while not self._stopping.is_set():
-            run = self._start(slot)
+            run = self._begin(slot)
             await _first_of(run.began, self._stopping)
             if run.ready_at is not None:
                 self._note_ready(run)
@@ -236,14 +249,18 @@ class Supervisor:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
 
-    def _start(self, slot: int) -> _Run:
-        ours, theirs = _SPAWN.Pipe()
-        identity = WorkerIdentity(slot, self._settings.service.workers, self._control_directory)
-        run = _Run(WorkerStart(self._settings, identity, self._sockets, theirs), ours)
-        before, self._runs[slot] = self._runs.get(slot), run
+    def _begin(self, slot: int) -> _Run:
+        before, run = self._runs.get(slot), self._successors.pop(slot, None) or self._start(slot)
+        self._runs[slot] = run
+        run.go()
         if before is not None:
             before.followed.set()
         return run
+
+    def _start(self, slot: int) -> _Run:
+        ours, theirs = _SPAWN.Pipe()
+        identity = WorkerIdentity(slot, self._settings.service.workers, self._control_directory)
+        return _Run(WorkerStart(self._settings, identity, self._sockets, theirs), ours)
 
     def _note_ready(self, run: _Run) -> None:
         _log.info("worker.ready", worker=run.number)
@@ -272,11 +289,16 @@ class Supervisor:
             run = self._runs[slot]
             if run.ended.is_set():  # it is being restarted anyway
                 continue
-            run.stop()
-            await run.end_within(self._stop_s)
-            await run.followed.wait()
-            await self._runs[slot].began.wait()
-            if self._runs[slot].ready_at is None:
+            successor = self._successors[slot] = self._start(slot)
+            await successor.loaded.wait()
+            if successor.ended.is_set():
+                self._successors.pop(slot, None)
+            else:
+                run.stop()
+                await run.end_within(self._stop_s)
+                await run.followed.wait()
+                await successor.began.wait()
+            if successor.ready_at is None:
                 _log.error("service.restart_stopped", worker=slot + 1, because="it does not start again")
                 return
         _log.info("service.restarted")

@@ -23,16 +23,20 @@ from persistence_service.fleet.identity import WorkerIdentity
 from persistence_service.settings import Settings
 
 _log = structlog.get_logger(__name__)
-READY = ""
-"""What a worker says when it serves; anything else is why it can't."""
-STOP = "stop"
+LOADED, READY = "loaded", "ready"
+"""What a worker says when it could begin, and when it serves; anything else is why it can't."""
+GO, STOP = "go", "stop"
+"""What it is told."""
 _EXIT_UNUSABLE = 3
 _LOOK_AGAIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStart:
-    """What a worker is given. It says `READY` or why it fails over `supervisor`, and stops when anything comes from there, or the end."""
+    """What a worker is given. Over `supervisor` it says how far it is, and is told when to begin and when to stop.
+
+    That nobody is at the other end any more means stop, too.
+    """
 
     settings: Settings
     identity: WorkerIdentity
@@ -47,6 +51,9 @@ def run_worker(start: WorkerStart) -> None:
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    _tell(start.supervisor, LOADED)  # which took most of the time: until now its predecessor may have served
+    if _told(start.supervisor) != GO:
+        return
     settings = start.settings
     with process_set_up(settings.logging, worker=start.identity.number):
         http = http_config(settings)
@@ -70,9 +77,15 @@ def _tell(supervisor: Connection, what: str) -> None:
         supervisor.send(what)
 
 
+def _told(supervisor: Connection) -> str:
+    try:
+        return str(supervisor.recv())
+    except (EOFError, OSError):
+        return STOP
+
+
 def _obey(supervisor: Connection, server: Server) -> None:
-    with suppress(EOFError, OSError):
-        supervisor.recv()
+    _told(supervisor)
     server.request_stop()
 
 
