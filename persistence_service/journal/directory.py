@@ -243,7 +243,7 @@ class JournalDirectory:
         """The head, or None when there is none that is intact."""
         try:
             fd = self.files.open_existing(self.path / HEAD_NAME)
-        except FileNotFoundError:
+        except OSError:
             return None
         try:
             content = self.files.read(fd, 0, _HEAD.size + _HEAD_CHECKSUM_BYTES)

@@ -206,7 +206,7 @@ class _Tally:
 def _quarantined(place: JournalDirectory) -> list[int]:
     try:
         names = place.files.names(place.quarantine)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # there is none, or nobody can tell; what the segments hold is the question here
         return []
     return [(place.quarantine / name).lstat().st_size for name in names]
 

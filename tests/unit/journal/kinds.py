@@ -33,7 +33,7 @@ def remove(path: Path) -> None:
 
 
 def link(path: Path, target: str) -> None:
-    path.unlink()
+    remove(path)
     path.symlink_to(target)
 
 

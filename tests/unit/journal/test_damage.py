@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from errno import EACCES
 from pathlib import Path
 
 import pytest
 
+from persistence_service.errors import JournalUnavailable
 from persistence_service.journal.format import BODY_OFFSET, HEADER_BYTES, HEADER_OFFSETS
-from tests.unit.journal.damage import Original, make_original, obey, starts
-from tests.unit.journal.kinds import AS_WHAT, SEGMENT_KINDS, SIDE_FILES, damage_segment, flip, replace
+from tests.unit.journal.bench import Bench, put, replay_all
+from tests.unit.journal.damage import Original, make_original, obey, opened, starts
+from tests.unit.journal.kinds import AS_WHAT, SEGMENT_KINDS, SIDE_FILES, damage_segment, flip, link, replace
 
 _PADDING_STEP = 1021
 _FIELD_STEP = 4
@@ -99,6 +102,41 @@ async def test_a_side_file_is_something_else_and_nothing_is_gone(
     AS_WHAT[what](damaged / name)
     told = await obey(original, damaged)
     assert told[0].stats.losses == ()
+
+
+@pytest.mark.parametrize("name", ["quarantine", *(name for name in SIDE_FILES if name != "lock")])
+async def test_a_link_that_leads_nowhere_in_the_place_of_a_side_file_stops_nothing(
+    original: Original, tmp_path: Path, name: str
+) -> None:
+    damaged = original.copy(tmp_path / "damaged")
+    link(damaged / name, name)
+    (damaged / original.segments[0]).unlink()
+    await obey(original, damaged)
+
+
+async def test_a_directory_in_the_place_of_the_lock_prevents_the_start_and_is_named(
+    original: Original, tmp_path: Path
+) -> None:
+    damaged = original.copy(tmp_path / "damaged")
+    replace(damaged / "lock", None)
+    for _ in range(2):
+        with pytest.raises(JournalUnavailable, match="a directory named 'lock'"):
+            await opened(damaged)
+    shutil.rmtree(damaged / "lock")
+    await obey(original, damaged)
+
+
+async def test_a_segment_that_may_not_be_read_prevents_the_start_and_nothing_is_changed(bench: Bench) -> None:
+    journal = await bench.open()
+    await put(journal)
+    crashed = bench.crash()
+    before = {path.name for path in crashed.iterdir()}
+    bench.files.fail("open_existing", EACCES, after=1)
+    with pytest.raises(JournalUnavailable, match="Permission denied"):
+        await bench.open(crashed)
+    bench.files.heal()
+    assert {path.name for path in crashed.iterdir()} == before
+    assert len(await replay_all(await bench.open(crashed))) == 1
 
 
 @pytest.mark.parametrize("name", [name for name in SIDE_FILES if name != "lock"])
