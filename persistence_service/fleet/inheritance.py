@@ -52,7 +52,7 @@ def _sizes(directory: Path) -> Iterator[int]:
     for path in directory.glob("*.seg"):
         try:
             yield path.stat().st_size
-        except FileNotFoundError:  # its owner removed it meanwhile
+        except OSError:  # its owner removed it meanwhile, or it is a link that leads nowhere
             continue
 
 

@@ -224,7 +224,7 @@ def newest_stamp(directory: Path, files: Files | None = None) -> int:
         return 0
     newest, stamp = max(segments, default=0), 0
     for number, path in segments.items():
-        with contextlib.suppress(FileNotFoundError), FileSource(files, path) as source:
+        with contextlib.suppress(OSError), FileSource(files, path) as source:  # gone meanwhile, or never a segment
             header = read_header(source).header
             if header is None or header.version != VERSION:
                 continue

@@ -22,7 +22,7 @@ from persistence_service.journal.format import (
     read_header,
     scan,
 )
-from persistence_service.journal.inspection import verify
+from persistence_service.journal.inspection import newest_stamp, verify
 from tests.unit.journal.bench import NOW_US, payloads, put, replay_all
 from tests.unit.journal.images import BytesSource
 
@@ -210,6 +210,7 @@ async def obey(original: Original, damaged: Path, *, times: int = 3, crashing: b
     intact = original.intact(damaged)
     shortened = original.is_shortened(damaged)
     findings = verify(damaged)
+    assert newest_stamp(damaged) in (0, NOW_US)
     told = await starts(damaged, intact, times=times, crashing=crashing)
     gone = [sequence for sequence, payload in original.records.items() if payload not in intact]
     untold = [sequence for sequence in gone if not told[0].tells(sequence)]
