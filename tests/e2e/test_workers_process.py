@@ -250,13 +250,20 @@ async def test_fewer_workers_take_over_what_more_of_them_left(start_service: Sta
     assert journals(service) == ({"worker-2"} if fewer == 2 else set())
 
 
-async def test_a_stop_stores_what_all_workers_have(start_service: StartService) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_that_every_process_hears_of_is_one_stop_and_stores_what_all_workers_have(
+    start_service: StartService, number: signal.Signals
+) -> None:
     service = await start_service({**THREE, **NO_FLUSH})
-    await all_ready(service)
+    workers = await all_ready(service)
     load = Load(service)
     async with load.going_on():
         pass
-    assert await service.terminate() == 0
+    for pid in (*workers.values(), supervisor(service)):  # as systemd and terminals do it
+        os.kill(pid, number)
+    await until(lambda: any("service.stopped" in line for line in service.log), service)
+    await service.kill()
+    assert sum("journal_closed" in line and "unstored_items=0" in line for line in service.log) == WORKERS
     with sqlite3.connect(service.folder / "persistence.db") as database:
         stored = {task_id for (task_id,) in database.execute("SELECT task_id FROM translation_tasks")}
     assert stored == load.acknowledged
