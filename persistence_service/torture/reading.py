@@ -36,7 +36,20 @@ class Reader:
         return (await self._http.get("/health")).json()
 
     async def kept(self, session_ids: Iterable[str]) -> Kept:
-        """All that is kept of these sessions, and of all others of this torture."""
+        """All that is kept of these sessions, and of all others of this torture.
+
+        It is read again when dead letters came or went meanwhile: one that becomes a row between the reading of rows and of
+        letters would be seen nowhere.
+        """
+        session_ids = list(session_ids)
+        while True:
+            before = await self._listed()
+            kept = await self._kept(session_ids)
+            if kept is not None and {letter["letter_id"] for letter in before} == kept[1]:
+                return kept[0]
+
+    async def _kept(self, session_ids: Iterable[str]) -> tuple[Kept, set[str]] | None:
+        """What is read once, with the ids of the letters; None if one of these went away while it was read."""
         sessions = [read(row) for row in await self._walk("/sessions", filename=self._prefix)]
         names = {*session_ids, *(str(session["session_id"]) for session in sessions)}
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -48,7 +61,11 @@ class Reader:
         async with asyncio.TaskGroup() as group:
             reading = [group.create_task(tasks_of(name)) for name in sorted(names)]
         tasks = [read(row) for task in reading for row in task.result()]
-        return Kept(sessions, tasks, await self._letters())
+        listed = await self._listed()
+        letters = await self._letters(listed)
+        if len(letters) < len(listed):
+            return None
+        return Kept(sessions, tasks, letters), {str(letter["letter_id"]) for letter in listed}
 
     async def waiting(self, task_ids: Iterable[str]) -> list[Letter]:
         """Those of these tasks that are neither stored nor dead letters, but wait for their session, as letters to be."""
@@ -74,9 +91,10 @@ class Reader:
         listed = await self._walk("/dead-letters")
         return [letter for letter in listed if str(letter["session_id"]).startswith(self._prefix)]
 
-    async def _letters(self) -> list[Letter]:
+    async def _letters(self, every: Iterable[Record]) -> list[Letter]:
+        """The letters that are listed, without those that are gone by now."""
         letters = []
-        for listed in await self._listed():
+        for listed in every:
             if listed["collection"] != "translation_tasks":
                 raise WrongAnswer(f"a session that is right became a dead letter: {listed['detail']}")
             letter = await self._answer("GET", f"/dead-letters/{listed['letter_id']}", missing_ok=True)
