@@ -133,7 +133,7 @@ class Conductor:
                 self.report.trouble.append(f"{stroke.fault.name} was not over within {_STROKE_WITHIN_S:.0f} s")
                 break
             except ServiceEnded as exc:
-                self.report.trouble.append(f"{stroke.fault.name}: {exc}")
+                self.report.trouble.append(f"before or in {stroke.fault.name}: {exc}")
                 break
             self.report.faults[stroke.fault.name] += 1
             self._note_hits()
@@ -158,12 +158,14 @@ class Conductor:
             )
 
     async def _up_again(self, subject: Subject) -> None:
+        """No fault leaves it down; if it is, that is a finding, and what it has kept is looked at all the same."""
         try:
-            if not subject.is_running:
-                await subject.start()
             await subject.until_ready()
         except ServiceEnded as exc:
             self.report.trouble.append(str(exc))
+            if subject.is_running:
+                await subject.kill()
+            await subject.start()
 
     # ----------------------------------------------------------------------------------------------------- verdict
 
