@@ -28,19 +28,23 @@ AWAY = StorageUnavailable("the database is away")
 class Database(FaultyBackend):
     """A worker's way to the file.
 
-    `lookups` are the times that it looked for sessions which others may have stored; transactions begin while `may_begin`.
+    `lookups` are the times that it looked for sessions which others may have stored; transactions begin while `may_begin`,
+    and `at_gate` wait for that.
     """
 
     def __init__(self, inner: StorageBackend) -> None:
         super().__init__(inner)
         self.lookups = 0
+        self.at_gate = 0
         self.may_begin = asyncio.Event()
         self.may_begin.set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """See `StorageBackend.transaction`."""
+        self.at_gate += 1
         await self.may_begin.wait()
+        self.at_gate -= 1
         async with super().transaction() as transaction:
             yield transaction
 

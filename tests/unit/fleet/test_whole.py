@@ -265,6 +265,26 @@ class TestOneAway:
             assert (await services.query.session("S")).session_id == "S"
         assert (await crew[0].whole.flush()).sessions_written == 1
 
+    async def test_a_deletion_that_it_could_not_be_told_of_is_completed_when_it_is_back(self, crew: Crew) -> None:
+        await crew[0].buffer.accept_sessions([session_request("S")])
+        await crew[0].whole.flush()
+        await crew[1].buffer.accept_tasks([task_request("T", "S")])
+        gate = crew.workers[0].backend
+        gate.may_begin.clear()
+        deletion = asyncio.ensure_future(crew[0].deletion.delete("S"))
+        await until(lambda: gate.at_gate > 0)
+        await crew.stop(1)
+        gate.may_begin.set()
+        with pytest.raises(Replaying):
+            await deletion
+        await crew.start(1)
+        for services in crew.each:
+            with pytest.raises(SessionNotFound):
+                await services.query.session("S")
+        await crew[0].deletion.resume()
+        assert (await crew[1].query.sessions(SessionFilter(), FRESH)).total == 0
+        assert (await crew[2].query.tasks(TaskFilter(), PageRequest())).total == 0
+
     async def test_it_is_waited_for_while_it_restarts(self, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_PATIENCE_S", 60)
         monkeypatch.setattr(module, "_READ_PATIENCE_S", 60)
