@@ -376,6 +376,13 @@ class TestReports:
             assert (health.status, health.database) == ("degraded", "unhealthy")
             assert health.detail.startswith("worker 3: ")
 
+    async def test_one_that_stops_is_no_illness_of_the_service(self, crew: Crew) -> None:
+        crew[1].reports.begin_shutdown()
+        crew[1].buffer.begin_shutdown()
+        for services in crew.each:
+            health = await services.reports.health()
+            assert (health.status, health.detail) == ("degraded", "worker 2: is stopping; the others go on")
+
     async def test_the_bounds_of_the_service_are_divided_among_the_workers(self, crew: Crew) -> None:
         whole = crew.settings
         for services in crew.each:
