@@ -46,7 +46,7 @@ class Subject(Protocol):
 
     @property
     def program(self) -> Sequence[str]:
-        """What Python is started with, before the options: `-m persistence_service serve`."""
+        """What Python is started with, before the options."""
         ...
 
     @property
@@ -65,7 +65,7 @@ class Subject(Protocol):
         ...
 
     async def start(self, *, ready: bool = True) -> None:
-        """Start it; returns when it is ready for batches, or without `ready` as soon as the process exists.
+        """Start it; returns when it is ready for batches, or without `ready` as soon as there is a process.
 
         Raises:
             ServiceEnded: it ended by itself before that.
