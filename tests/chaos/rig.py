@@ -14,6 +14,7 @@ from persistence_service.torture.report import FIGURES, Report
 from persistence_service.torture.sources import Rig, rig
 
 PREFIX = "torture"
+_PARTS = 3
 _SETTINGS: Mapping[str, object] = {
     # Small, so that within a minute everything comes to pass that takes a service hours.
     "buffer.max_buffer_size": 200,
@@ -55,18 +56,24 @@ async def torture(
 ) -> Report:
     """Do it; the table of what was done and found is printed, and all that is found at all is asserted not to be.
 
-    All kinds of faults have to strike, and those that count what they do have to be felt.
+    All kinds of faults have to strike, and those that count what they do have to be felt: on a slow machine those that were
+    not by then get more time.
     """
     seed, seconds = seed_of(seed), seconds_of(seconds)
     report = Report(seed, f"a service on {torn.subject.settings.get('storage.backend', 'sqlite')}")
-    plan = Plan(seconds, seed, clock_doubt=clock_doubt)
-    await Conductor(plan, torn.subject.url, faults, report, lambda _: None, torn.subject, PREFIX).run()
+    left = faults
+    for part in range(_PARTS):
+        plan = Plan(seconds if part == 0 else seconds / 2, seed + part, clock_doubt=clock_doubt)
+        prefix = f"{PREFIX}-{part}"
+        await Conductor(plan, torn.subject.url, left, report, lambda _: None, torn.subject, prefix).run()
+        left = [fault for fault in faults if not (report.faults[fault.name] and report.hits[fault.name])]
+        if not (left and report.is_well):
+            break
     Console(width=110).print(report.table(), *report.findings(), sep="\n")
     if not report.is_well:
         print((torn.subject.folder / "service.log").read_text()[-20_000:])
     assert {figure: report.found(figure)[:3] for figure in FIGURES} == {figure: [] for figure in FIGURES}
     assert report.trouble == []
     assert report.records_acknowledged > 0
-    assert {fault.name for fault in faults} - report.faults.keys() == set(), "these did not strike"
-    assert {fault.name for fault in faults if not report.hits[fault.name]} == set(), "these were not felt"
+    assert [fault.name for fault in left] == [], "these did not strike, or were not felt"
     return report
