@@ -174,7 +174,15 @@ class BufferManager:
         return accept(requests, acceptance, self._limits)
 
     def _stamp(self, count: int) -> Acceptance:
-        return Acceptance(stamp_us=self._clock.reserve(max(count, 1)), now_us=self._timing.wall_us())
+        stamp_us = self._clock.reserve(max(count, 1))
+        return Acceptance(stamp_us=stamp_us, now_us=stamp_us)
+
+    def now_us(self) -> int:
+        """What event times are held against: the wall clock, or the newest stamp if it is ahead of that.
+
+        After the wall clock jumped back, records that were told of such a stamp (by a deletion) are later still.
+        """
+        return max(self._timing.wall_us(), self._clock.high_water_us)
 
     async def _keep(
         self, intake: Intake[R], records: list[R], acceptance: Acceptance, ack: Durability | None

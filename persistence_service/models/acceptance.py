@@ -44,7 +44,7 @@ _BYTES_PER_CHARACTER = 4
 class Acceptance:
     """When a batch is accepted: `stamp_us` is the stamp of its first item, each next one is 1 µs later.
 
-    `now_us` is the wall clock, against which event times in the future are judged. Both are µs since 1970 UTC.
+    `now_us` is the service's time, against which event times in the future are judged. Both are µs since 1970 UTC.
     """
 
     stamp_us: int
@@ -76,12 +76,12 @@ def accept_sessions(requests: Sequence[SessionRequest], acceptance: Acceptance, 
 
 
 def task_problem(request: TaskRequest, now_us: int, limits: Limits) -> FieldProblem | None:
-    """What is wrong with `request` beyond its types at the wall clock `now_us`, None when nothing is."""
+    """What is wrong with `request` beyond its types at the service's time `now_us`, None when nothing is."""
     return _problem(request, now_us, limits, _accept_task)
 
 
 def session_problem(request: SessionRequest, now_us: int, limits: Limits) -> FieldProblem | None:
-    """What is wrong with `request` beyond its types at the wall clock `now_us`, None when nothing is."""
+    """What is wrong with `request` beyond its types at the service's time `now_us`, None when nothing is."""
     return _problem(request, now_us, limits, _accept_session)
 
 
@@ -96,7 +96,7 @@ def _problem(
 
 
 def _latest(now_us: int, limits: Limits) -> datetime:
-    """The newest event time that is taken at the wall clock `now_us`."""
+    """The newest event time that is taken at the service's time `now_us`."""
     return from_micros(now_us + limits.max_clock_skew_us)
 
 

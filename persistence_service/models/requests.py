@@ -80,7 +80,7 @@ class BatchParser(Generic[Item]):
     def parse(self, body: bytes, limits: Limits, now_us: int) -> list[Item]:
         """The items of `body`, in order; what their types can't state is still to be checked, by `models.acceptance`.
 
-        Items of a body that fails are held against those rules too, at the wall clock `now_us`, so that every bad one is
+        Items of a body that fails are held against those rules too, at the service's time `now_us`, so that every bad one is
         named at once.
 
         Raises:

@@ -315,7 +315,10 @@ class LimitSettings(Section):
         description="Largest text of a record, in UTF-8; more is 422. At most limits.max_body_bytes.",
     )
     max_clock_skew: kinds.Seconds = Field(
-        default=300.0, ge=0, le=_DAY, description="How far in the future an event_time may be; more is 422."
+        default=300.0,
+        ge=0,
+        le=_DAY,
+        description="How far in the future an event_time may be, seen from the clock or the newest stamp; more is 422.",
     )
     query_timeout: kinds.Seconds = Field(
         default=10.0, ge=0.01, le=_HOUR, description="How long a query may run before it is ended with 503."

@@ -83,7 +83,7 @@ async def keep_tasks(
 
 async def _parsed(parser: BatchParser[Item], body: bytes, services: Services) -> list[Item]:
     """The items of `body`; a large one is parsed beside the loop, so that others are answered meanwhile."""
-    parse = partial(parser.parse, body, services.limits, services.timing.wall_us())
+    parse = partial(parser.parse, body, services.limits, services.buffer.now_us())
     return await asyncio.to_thread(parse) if len(body) > _LARGE_BYTES else parse()
 
 

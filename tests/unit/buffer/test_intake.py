@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -18,12 +19,13 @@ from persistence_service.errors import (
     ValidationFailed,
 )
 from persistence_service.models.status import Status
-from persistence_service.models.times import to_micros
+from persistence_service.models.times import format_time, to_micros
 from persistence_service.settings import Durability
 from persistence_service.testing.clocks import ManualTiming
 from persistence_service.testing.faulty_files import FaultyFiles
 from tests.unit.buffer.harness import KIB, let_all_run, open_rig, session_request, task_request, task_requests, until
 
+DAY_US = 24 * 3600 * 1_000_000
 AWAY = StorageUnavailable("gone")
 
 
@@ -40,6 +42,21 @@ def test_stamps_never_repeat_and_never_go_back_when_the_wall_clock_does() -> Non
     timing.set_wall(2000)
     assert clock.reserve(1) == 2000
     assert clock.high_water_us == 2000
+
+
+async def test_an_event_time_behind_a_stamp_is_taken_after_the_wall_clock_jumped_back(tmp_path: Path) -> None:
+    """Torture, seed 1002: who had been told of a deletion, and sent later event times, was refused for good."""
+    timing = ManualTiming()
+    async with open_rig(tmp_path, timing=timing) as rig:
+        before = timing.wall_us()
+        timing.set_wall(before + 2 * DAY_US)
+        stamp = await rig.buffer.next_stamp()
+        timing.set_wall(before)
+        assert rig.buffer.now_us() == to_micros(stamp)
+        behind = stamp + timedelta(microseconds=7)
+        await rig.buffer.accept_sessions([session_request(event_time=format_time(behind))])
+        with pytest.raises(ValidationFailed):
+            await rig.buffer.accept_sessions([session_request(event_time=format_time(behind + timedelta(days=1)))])
 
 
 async def test_stamps_go_on_over_a_restart_after_the_wall_clock_jumped_back(tmp_path: Path) -> None:
