@@ -15,15 +15,17 @@ from persistence_service.torture.report import Report
 from persistence_service.torture.schedule import chosen
 from persistence_service.torture.sources import rig
 
-_OWN_SETTINGS: Mapping[str, object] = {
-    # Small, so that within a minute everything comes to pass that takes a service hours.
-    "buffer.max_buffer_size": 200,
-    "buffer.max_memory_records": 1000,
+SMALL: Mapping[str, object] = {
+    # So that within a minute everything comes to pass that takes a service hours: it spills what memory has no room for and
+    # reads it back, sets aside what waits, and begins and removes segments all the while.
+    "buffer.max_buffer_size": 50,
+    "buffer.max_memory_records": 60,
     "buffer.flush_interval": 0.5,
     "buffer.orphan_grace": 1,
     "buffer.ack_timeout": 2,
-    "journal.segment_bytes": "256KiB",
+    "journal.segment_bytes": "64KiB",
     "service.shutdown_timeout": 4,
+    "sqlite.busy_timeout": 0.5,
     "logging.file": "",
 }
 
@@ -89,4 +91,4 @@ def _settings(order: Order, folder: Path) -> dict[str, object]:
         "journal.directory": folder / "journal",
         "sqlite.path": folder / "persistence.db",
     }
-    return own | dict(_OWN_SETTINGS) | dict(order.settings)
+    return own | dict(SMALL) | dict(order.settings)

@@ -9,23 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from persistence_service.torture.conductor import Conductor, Plan
+from persistence_service.torture.engine import SMALL
 from persistence_service.torture.faults import Fault
 from persistence_service.torture.report import FIGURES, Report
 from persistence_service.torture.sources import Rig, rig
 
 PREFIX = "torture"
 _PARTS = 3
-_SETTINGS: Mapping[str, object] = {
-    # Small, so that within a minute everything comes to pass that takes a service hours.
-    "buffer.max_buffer_size": 200,
-    "buffer.max_memory_records": 1000,
-    "buffer.flush_interval": 0.5,
-    "buffer.orphan_grace": 1,
-    "buffer.ack_timeout": 2,
-    "journal.segment_bytes": "256KiB",
-    "service.shutdown_timeout": 4,
-    "logging.file": "",
-}
 
 
 def seed_of(default: int) -> int:
@@ -41,7 +31,7 @@ def seconds_of(default: float) -> float:
 @asynccontextmanager
 async def started(folder: Path, settings: Mapping[str, object]) -> AsyncIterator[Rig]:
     """A service that is ready, and what can be done to it; `settings` by dotted keys."""
-    own = {"journal.directory": folder / "journal", "sqlite.path": folder / "persistence.db", **_SETTINGS}
+    own = {"journal.directory": folder / "journal", "sqlite.path": folder / "persistence.db", **SMALL}
     async with rig(folder, own | dict(settings), None, PREFIX) as torn:
         yield torn
 
