@@ -33,7 +33,7 @@ class DirectoryLock:
         """The lock of an existing directory.
 
         Raises:
-            JournalLocked: another process has it, named in the error; nothing was changed.
+            JournalLocked: another process has it, named in the error; nothing was changed, but that there is a lock file.
             OSError: the lock file cannot be opened.
         """
         return cls(directory, _locked(directory))
@@ -69,27 +69,45 @@ class DirectoryLock:
 
 @contextlib.contextmanager
 def kept_from_owners(directory: Path) -> Iterator[None]:
-    """No process owns the directory, nor can one while the block runs. Nothing is written, and a lock file is not made.
+    """No process owns the directory by its lock file, nor can one come to while the block runs, whether there is that file or not.
+
+    Nothing is written, and a lock file is not made.
 
     Raises:
         JournalLocked: a process owns it.
         OSError: the lock file cannot be opened.
     """
-    try:
-        fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    with contextlib.ExitStack() as stack:
+        # Before the lock file is looked for: one that is made after that is of an owner who finds this.
+        stack.callback(os.close, _open_directory(directory, fcntl.LOCK_SH))
+        try:
+            fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            fd = None
+        if fd is not None:
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise JournalLocked(directory, _owner(fd)) from None
         yield
-        return
+
+
+def _open_directory(directory: Path, kind: int) -> int:
+    """The directory itself, with an flock of that kind where its file system has such: NFS has none for directories.
+
+    Raises:
+        JournalLocked: a command reads it, or a process becomes its owner at this moment.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = _owner(fd)
         os.close(fd)
-        raise JournalLocked(directory, owner) from None
-    try:
-        yield
-    finally:
-        os.close(fd)
+        raise JournalLocked(directory, "one that reads it, or takes it at this moment") from None
+    except OSError:
+        pass  # without it the lock file alone says who has it
+    return fd
 
 
 def _owner(fd: int) -> str:
@@ -105,6 +123,7 @@ def _locked(directory: Path) -> int:
         ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(_open_directory(directory, fcntl.LOCK_EX))  # those who read it may have found no lock file
     except BlockingIOError:
         owner = _owner(fd)
         os.close(fd)

@@ -58,6 +58,20 @@ def test_without_a_lock_file_none_is_made(original: Original) -> None:
     assert not (original.path / "lock").exists()
 
 
+def test_without_a_lock_file_too_no_process_gets_it_while_it_is_read(original: Original) -> None:
+    (original.path / "lock").unlink()
+    with JournalReader(original.path), JournalReader(original.path), pytest.raises(JournalLocked, match="reads it"):
+        DirectoryLock.take(original.path)
+    DirectoryLock.take(original.path).release()
+
+
+def test_no_process_gets_it_while_it_is_read_though_its_lock_file_is_removed(original: Original) -> None:
+    with JournalReader(original.path):
+        (original.path / "lock").unlink()
+        with pytest.raises(JournalLocked):
+            DirectoryLock.take(original.path)
+
+
 def test_what_is_no_directory_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="can't be read"), JournalReader(tmp_path / "nowhere"):
         pass
