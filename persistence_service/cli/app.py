@@ -1,11 +1,13 @@
 """`persistence-service`: every command, and how errors leave the process.
 
-Exit codes: 0 done · 1 found something wrong · 2 wrong usage or configuration · 3 the journal or the database can't be used.
+Exit codes: 0 done · 1 found something wrong · 2 wrong usage or configuration · 3 the journal or the database can't be used ·
+70 a mistake of ours, with a traceback.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -15,6 +17,7 @@ from persistence_service.errors import ConfigurationError, PersistenceError
 
 EXIT_CONFIGURATION = 2
 EXIT_UNUSABLE = 3
+EXIT_MISTAKE = 70  # as in sysexits.h: Python's own 1 would say that a command has found something
 
 app = typer.Typer(
     name="persistence-service",
@@ -43,13 +46,16 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; the errors we raise on purpose end it with a message and a documented exit code."""
+    """Run the command line; the errors we raise on purpose end it with a message, and all errors with a documented exit code."""
     try:
         app()
     except ConfigurationError as exc:
         _end(exc, EXIT_CONFIGURATION)
     except PersistenceError as exc:
         _end(exc, EXIT_UNUSABLE)
+    except Exception:  # noqa: BLE001  # whatever it is, its exit code must not be that of a finding
+        traceback.print_exc()
+        sys.exit(EXIT_MISTAKE)
 
 
 def _end(error: PersistenceError, code: int) -> None:

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS
 from persistence_service.cli.journal_replay import replay_command
+from persistence_service.cli.journals import journals_of, unreadable
 from persistence_service.errors import JournalError
-from persistence_service.fleet.inheritance import journals_below
 from persistence_service.journal.inspection import Finding, JournalReport, SegmentReport, inspect, verify
 from persistence_service.models.times import format_time, from_micros
 from persistence_service.settings import load_settings
@@ -34,7 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead 
 def inspect_command(directory: Directory = None, config: Config = None, as_json: AsJson = False) -> None:
     """Show the segments, what they hold, and what is damaged, of every worker's journal. The service may be running."""
     root = _chosen(directory, config)
-    reports = [_read(path) for path in _journals(root)]
+    reports = [_read(path) for path in journals_of(root)]
     if as_json:
         first, *others = map(_as_document, reports)
         typer.echo(msgspec.json.encode(first | ({"workers": others} if others else {})))
@@ -73,7 +73,7 @@ def verify_command(directory: Directory = None, config: Config = None, as_json: 
     or it can't be read.
     """
     root = _chosen(directory, config)
-    journals = _journals(root)
+    journals = journals_of(root)
     if not any(_read(path).segments or any(path.glob("head")) for path in journals):
         raise JournalError(f"there is no journal in {root}")
     findings = [
@@ -90,19 +90,11 @@ def verify_command(directory: Directory = None, config: Config = None, as_json: 
         raise typer.Exit(EXIT_FOUND_DAMAGE)
 
 
-def _journals(root: Path) -> list[Path]:
-    """The first worker's journal, and those of the others."""
-    try:
-        return [root, *journals_below(root).values()]
-    except OSError as exc:
-        raise _unreadable(root, exc) from exc
-
-
 def _verify(directory: Path) -> Sequence[Finding]:
     try:
         return verify(directory)
     except OSError as exc:
-        raise _unreadable(directory, exc) from exc
+        raise unreadable(directory, exc) from exc
 
 
 def _chosen(directory: Path | None, config: Path | None) -> Path:
@@ -113,11 +105,7 @@ def _read(directory: Path) -> JournalReport:
     try:
         return inspect(directory)
     except OSError as exc:
-        raise _unreadable(directory, exc) from exc
-
-
-def _unreadable(directory: Path, cause: OSError) -> JournalError:
-    return JournalError(f"the journal {directory} can't be read: {cause.strerror}")
+        raise unreadable(directory, exc) from exc
 
 
 def _accepted(segment: SegmentReport) -> str:

@@ -11,9 +11,9 @@ from typing import Annotated
 import msgspec
 import typer
 
+from persistence_service.cli.journals import journals_of
 from persistence_service.cli.one_shot import Config, Options, configured
 from persistence_service.errors import JournalError
-from persistence_service.fleet.inheritance import journals_below
 from persistence_service.journal.reading import JournalReader
 from persistence_service.services.journal_copy import CopyReport, CopyTarget, NoTarget, copy_journals
 from persistence_service.settings import Settings
@@ -21,6 +21,7 @@ from persistence_service.settings import Settings
 EXIT_NOT_WHOLE = 1
 _URLS = ("http://", "https://")
 _PASSES = 2
+_LAST_PORT = 65_535
 
 Directory = Annotated[Path | None, typer.Argument(help="The journal's directory; journal.directory if not given.")]
 To = Annotated[
@@ -47,13 +48,15 @@ def replay_command(  # noqa: PLR0917  # each is an option of the command
     usage or configuration; 3 the journal or the target can't be used, and it may be done again.
     """
     is_url = to.startswith(_URLS)
+    if is_url:
+        _check_url(to)
     if to == "memory":
         raise typer.BadParameter("the memory backend keeps nothing", param_hint="--to")
     with configured(config, [*(option or []), *([] if is_url else [f"storage.backend={to}"])]) as loaded:
         settings = loaded.settings
         root = directory or settings.journal.directory
         with ExitStack() as stack:
-            readers = [stack.enter_context(JournalReader(path)) for path in (root, *journals_below(root).values())]
+            readers = [stack.enter_context(JournalReader(path)) for path in journals_of(root)]
             if all(reader.is_empty for reader in readers):
                 raise JournalError(f"there is no journal in {root}")
             size = _PASSES * sum(reader.bytes for reader in readers)
@@ -66,6 +69,18 @@ def replay_command(  # noqa: PLR0917  # each is an option of the command
         _show(report, to, dry_run=dry_run)
     if not report.is_whole:
         raise typer.Exit(EXIT_NOT_WHOLE)
+
+
+def _check_url(to: str) -> None:
+    """Before anything is read: what can't be the address of a service is a mistake of usage."""
+    import httpx
+
+    try:
+        url = httpx.URL(to)
+    except httpx.InvalidURL as exc:
+        raise typer.BadParameter(f"{to!r} is no address of a service: {exc}", param_hint="--to") from exc
+    if not url.host or not 0 <= (url.port or 0) <= _LAST_PORT:
+        raise typer.BadParameter(f"{to!r} is no address of a service: http://HOST:PORT is one", param_hint="--to")
 
 
 async def _copy(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from persistence_service.buffer.intake import KIND_TASKS
 from persistence_service.cli.app import app
-from persistence_service.errors import ConfigurationError, JournalLocked
+from persistence_service.errors import ConfigurationError, JournalError, JournalLocked
 from persistence_service.journal.journal import Journal
 from persistence_service.journal.lock import DirectoryLock
 from persistence_service.models.status import Status
@@ -191,3 +191,19 @@ def test_letters_in_files_beside_the_journal_are_told(journal: Path) -> None:
 def test_a_folder_without_a_journal_is_refused(tmp_path: Path) -> None:
     result = replay(str(tmp_path), "--to", "sqlite")
     assert "there is no journal" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "https:///x", "http://:8001", "http://localhost:abc", "http://localhost:99999", "http://[::1"]
+)
+def test_what_is_no_address_of_a_service_is_a_mistake_of_usage(journal: Path, url: str) -> None:
+    result = replay(str(journal), "--to", url)
+    assert result.exit_code == 2
+    assert "is no address of a service" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_file_in_place_of_a_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = replay(str(tmp_path / "file"), "--to", "sqlite")
+    assert isinstance(result.exception, JournalError)
+    assert "can't be read: Not a directory" in str(result.exception)
