@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import traceback
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
 
 from persistence_service.cli.one_shot import Options
+from persistence_service.errors import PersistenceError
+
+if TYPE_CHECKING:
+    from persistence_service.torture.report import Report
 
 EXIT_FOUND = 1
+_EXIT_NOT_DONE = 3
+_EXIT_SIGNAL = 128
+_OURS = ("service.host", "service.port")
 
 Seconds = Annotated[float, typer.Option(min=1, max=86_400, help="How long faults strike; comparing comes after it.")]
 Seed = Annotated[int, typer.Option(help="The same seed makes the same histories and the same faults.")]
@@ -44,7 +55,7 @@ def torture(  # noqa: PLR0917  # each is an option of the command
     anybody needs at this moment.
 
     Exit codes: 0 nothing lost, regressed, duplicated or invented; 1 something was, or the service ended by itself or answered
-    what it should not; 2 wrong usage or configuration; 3 it could not be done.
+    what it should not; 2 wrong usage or configuration; 3 it could not be done. What a signal ends has removed what it stored.
     """
     from rich.console import Console
     from rich.status import Status
@@ -53,15 +64,17 @@ def torture(  # noqa: PLR0917  # each is an option of the command
     from persistence_service.torture.engine import Order
     from persistence_service.torture.engine import torture as run
 
+    _check_url(url)
     wanted = [text for text in (faults or "").split(",") if text.strip()]
     settings: dict[str, object] = {key: value for key, _, value in (text.partition("=") for text in option or [])}
+    _check_settings(settings)
     is_shared = url is not None or backend != "sqlite"
     plan = Plan(seconds, seed, clients=clients, removes=is_shared and not keep)
     order = Order(plan, backend, url, settings, config and config.resolve(), wanted, keep)
     # That the service is away, again and again, is what this is about.
     logging.getLogger("persistence_service.client").setLevel(logging.ERROR)
     with Status("", console=Console(stderr=True)) as status:
-        report = asyncio.run(run(order, status.update))
+        report = _until_told(run(order, status.update))
     if as_json:
         typer.echo(msgspec.json.encode(report.document()))
     else:
@@ -71,3 +84,57 @@ def torture(  # noqa: PLR0917  # each is an option of the command
     if not report.is_well:
         typer.echo(f"run it again with --seed {seed}", err=True)
         raise typer.Exit(EXIT_FOUND)
+
+
+def _check_url(url: str | None) -> None:
+    parts = urlsplit(url or "http://none")
+    try:
+        is_right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is none
+        is_right = False
+    if not is_right:
+        raise typer.BadParameter(f"{url} is no address like http://127.0.0.1:8001", param_hint="--url")
+
+
+def _check_settings(settings: Mapping[str, object]) -> None:
+    for key in _OURS:
+        if key in settings:
+            raise typer.BadParameter(f"{key} is the torture's own: it finds a port that is free", param_hint="--set")
+
+
+def _until_told(work: Coroutine[Any, Any, Report]) -> Report:
+    """Its report; SIGTERM and SIGHUP end it as Ctrl-C does, in good order.
+
+    Raises:
+        typer.Exit: it was told to end, or broke, which is no finding.
+    """
+    told: list[int] = []
+
+    async def run() -> Report:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def end(number: int) -> None:
+            if task is not None and not told:  # once: what has to be healed and removed takes its time
+                task.cancel()
+            told.append(number)
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, end, number)
+        return await work
+
+    try:
+        return asyncio.run(run())
+    except PersistenceError as exc:
+        _tell_notes(exc)
+        raise
+    except asyncio.CancelledError as exc:
+        _tell_notes(exc)
+        raise typer.Exit(_EXIT_SIGNAL + (told or [signal.SIGINT])[0]) from exc
+    except Exception as exc:
+        traceback.print_exception(exc)
+        raise typer.Exit(_EXIT_NOT_DONE) from exc
+
+
+def _tell_notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", ()):
+        typer.echo(note, err=True)

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import chain
 from math import ceil
 from time import monotonic
 
 from persistence_service.client import SessionRequest, Status
 from persistence_service.client.timing import EventClock, SystemTiming
-from persistence_service.errors import SessionNotFound
+from persistence_service.errors import PersistenceError, SessionNotFound
 from persistence_service.torture.account import Account, Kept, cell_of
 from persistence_service.torture.clients import Connections, Rules, TortureClient
 from persistence_service.torture.faults import Fault, ServiceEnded, Subject
 from persistence_service.torture.histories import Author
+from persistence_service.torture.lanes import Lanes
 from persistence_service.torture.ledger import WrongAnswer
 from persistence_service.torture.reading import Reader
 from persistence_service.torture.report import Report
-from persistence_service.torture.schedule import Stroke, schedule
 
 _ROUND_S = 60.0
-_STROKE_WITHIN_S = 120.0
 _ANSWERED_WITHIN_S = 90.0
 _SETTLED_WITHIN_S = 120.0
+_REMOVED_WITHIN_S = 180.0
 _LOOK_AGAIN_S = 0.5
 _TELL_EVERY_S = 1.0
 
@@ -65,22 +64,21 @@ class Conductor:
     tell: Callable[[str], None]
     subject: Subject | None = None
     prefix: str = field(default_factory=new_prefix)
-    _strokes: Iterator[Stroke] = field(default_factory=lambda: iter(()), init=False)
 
     async def run(self) -> None:
         """All rounds; what is found is in the report."""
         began = monotonic()
         rounds = max(1, ceil(self.plan.seconds / _ROUND_S))
-        self._strokes = schedule(self.faults, str(self.plan.seed))
+        lanes = Lanes(self.faults, str(self.plan.seed), self.report)
         async with Connections.to(self.url) as http:
             for number in range(1, rounds + 1):
-                await self._round(number, http, self.plan.seconds / rounds)
+                await self._round(number, http, lanes, self.plan.seconds / rounds)
                 self.report.rounds = number
                 self.report.seconds = monotonic() - began
                 if not self.report.is_well:
                     return
 
-    async def _round(self, number: int, http: Connections, seconds: float) -> None:
+    async def _round(self, number: int, http: Connections, lanes: Lanes, seconds: float) -> None:
         account = Account()
         clock = EventClock(SystemTiming().wall_us)
         rules = Rules(self.url, clock, not self._has("disk:"), self._clock_doubt(), self.report.trouble)
@@ -94,18 +92,18 @@ class Conductor:
         sending = [asyncio.create_task(client.run(over)) for client in clients]
         telling = asyncio.create_task(self._tell_progress(account, number))
         try:
-            await self._strike(seconds)
+            await lanes.strike(seconds)
             over.set()
             await self._all_answered(sending)
+            await _ended(*sending, telling)
+            await self._compare(account, Reader(http.plain, prefix, within_s=_SETTLED_WITHIN_S))
+        except ServiceEnded as exc:
+            self.report.trouble.append(f"it does not come back: {exc}")
         finally:
             over.set()
-            for task in (*sending, telling):
-                task.cancel()
-            await asyncio.gather(*sending, telling, return_exceptions=True)
-        reader = Reader(http.plain, prefix, within_s=_SETTLED_WITHIN_S)
-        await self._compare(account, reader)
-        if self.plan.removes:
-            await self._remove(account, reader, http)
+            await _ended(*sending, telling)
+            if self.plan.removes:
+                await self._remove(account, Reader(http.plain, prefix, within_s=_SETTLED_WITHIN_S), http)
 
     # ----------------------------------------------------------------------------------------------------- faults
 
@@ -117,33 +115,6 @@ class Conductor:
         if self.plan.clock_doubt is not None:
             return self.plan.clock_doubt
         return timedelta(days=4 if self._has("clock:") else 0, minutes=0 if self.subject is not None else 10)
-
-    async def _strike(self, seconds: float) -> None:
-        """Faults, one after the other, until the time is over; the next round goes on where this one ended."""
-        ends_at = monotonic() + seconds
-        for stroke in self._strokes:
-            await asyncio.sleep(min(stroke.pause_s, max(0.0, ends_at - monotonic())))
-            if monotonic() >= ends_at:
-                self._strokes = chain([stroke], self._strokes)
-                break
-            try:
-                async with asyncio.timeout(_STROKE_WITHIN_S):
-                    await stroke.fault.strike(stroke.random)
-            except TimeoutError:
-                self.report.trouble.append(f"{stroke.fault.name} was not over within {_STROKE_WITHIN_S:.0f} s")
-                break
-            except ServiceEnded as exc:
-                self.report.trouble.append(f"before or in {stroke.fault.name}: {exc}")
-                break
-            self.report.faults[stroke.fault.name] += 1
-            self._note_hits()
-        else:
-            await asyncio.sleep(max(0.0, ends_at - monotonic()))
-
-    def _note_hits(self) -> None:
-        """How often the faults were felt, which some of them can tell."""
-        for fault in self.faults:
-            self.report.hits[fault.name] = getattr(fault, "hits", self.report.faults[fault.name])
 
     async def _all_answered(self, sending: Sequence[asyncio.Task[None]]) -> None:
         """Everything is healed: whoever has begun a request gets his answer."""
@@ -163,9 +134,12 @@ class Conductor:
             await subject.until_ready()
         except ServiceEnded as exc:
             self.report.trouble.append(str(exc))
-            if subject.is_running:
-                await subject.kill()
-            await subject.start()
+            await self._restart(subject)
+
+    async def _restart(self, subject: Subject) -> None:
+        if subject.is_running:
+            await subject.kill()
+        await subject.start()
 
     # ----------------------------------------------------------------------------------------------------- verdict
 
@@ -220,8 +194,20 @@ class Conductor:
         return replace(kept, letters=[*kept.letters, *waiting])
 
     async def _remove(self, account: Account, reader: Reader, http: Connections) -> None:
-        """Leave nothing behind in a database that is not ours. Orphans are given a session, which is deleted with them."""
+        """Leave nothing behind in a database that is not ours, or say what is left."""
         self.tell("removing what was stored")
+        try:
+            async with asyncio.timeout(_REMOVED_WITHIN_S):
+                if self.subject is not None and not self.subject.is_ready:
+                    await self._restart(self.subject)
+                await self._remove_all(account, reader, http)
+        except (PersistenceError, TimeoutError) as exc:
+            self.report.trouble.append(
+                f"not all was removed ({exc!r}): delete the sessions, tasks and dead letters whose session_id begins with {self.prefix}"
+            )
+
+    async def _remove_all(self, account: Account, reader: Reader, http: Connections) -> None:
+        """Orphans are given a session, which is deleted with them."""
         for session_id in account.session_ids:
             with suppress(SessionNotFound):
                 await http.client.delete_session(session_id)
@@ -238,6 +224,13 @@ class Conductor:
                 f"{self.report.records_acknowledged + account.records_acknowledged:,} records acknowledged"
             )
             await asyncio.sleep(_TELL_EVERY_S)
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    """None of them goes on."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _nobodys(session_id: str) -> SessionRequest:

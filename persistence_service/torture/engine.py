@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persistence_service.client import PersistenceClient, ServiceUnreachable, UnexpectedAnswer
+from persistence_service.errors import ConfigurationError
 from persistence_service.torture.conductor import Conductor, Plan, new_prefix
 from persistence_service.torture.faults import CouldNotRun
 from persistence_service.torture.report import Report
@@ -49,6 +50,8 @@ async def torture(order: Order, tell: Callable[[str], None]) -> Report:
     Raises:
         CouldNotRun: there is no service to torture.
         ConfigurationError: a fault that there is not.
+
+    Whatever else ends it has notes: what was found until then, and the folder that is kept.
     """
     if order.url is not None:
         report = Report(order.plan.seed, order.url)
@@ -60,11 +63,18 @@ async def torture(order: Order, tell: Callable[[str], None]) -> Report:
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     try:
         await _torture_own(order, folder, report, tell)
-    finally:
-        if order.keep or not report.is_well:
-            report.kept_in = str(folder)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+    except ConfigurationError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException as exc:
+        report.kept_in = str(folder)
+        for finding in report.findings():
+            exc.add_note(finding)
+        raise
+    if order.keep or not report.is_well:
+        report.kept_in = str(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     return report
 
 
@@ -80,6 +90,7 @@ async def _torture_own(order: Order, folder: Path, report: Report, tell: Callabl
     prefix = new_prefix()
     tell("starting the service")
     async with rig(folder, _settings(order, folder), order.config, prefix) as torn:
+        report.target = f"a service on {torn.backend}"
         faults = chosen(torn.faults, order.faults)
         report.skipped = [f"{skipped.name}: {skipped.reason}" for skipped in torn.skipped]
         await Conductor(order.plan, torn.subject.url, faults, report, tell, torn.subject, prefix).run()

@@ -11,7 +11,7 @@ from persistence_service.errors import PersistenceError
 
 
 class Fault(Protocol):
-    """Something bad that happens again and again, one strike at a time, never two at once."""
+    """Something bad that happens again and again, never twice at once, but along with faults of other kinds."""
 
     @property
     def name(self) -> str:
@@ -52,6 +52,11 @@ class Subject(Protocol):
     @property
     def is_running(self) -> bool:
         """Whether there is a process, stopped or not; it may not listen yet."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it was ready for batches, and nothing was done since that ends it."""
         ...
 
     @property

@@ -46,6 +46,7 @@ class ServiceProcess:
         options = [f"--set={key}={value}" for key, value in settings.items()]
         self._command = [sys.executable, *program, f"--host={_HOST}", f"--port={port}", *options, *arguments]
         self._process: asyncio.subprocess.Process | None = None
+        self.is_ready = False
         # Found where this one was found, installed or not, and wherever it is started.
         found = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH", ""))))
         self._environment = os.environ | {"PYTHONPATH": found}
@@ -73,6 +74,7 @@ class ServiceProcess:
 
     async def kill(self) -> None:
         process = self._running()
+        self.is_ready = False
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
@@ -80,6 +82,7 @@ class ServiceProcess:
 
     async def terminate(self) -> int:
         process = self._running()
+        self.is_ready = False
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         code = await process.wait()
@@ -87,9 +90,12 @@ class ServiceProcess:
         return code
 
     def signal(self, number: int) -> None:
+        if number == signal.SIGTERM:
+            self.is_ready = False
         self._running().send_signal(number)
 
     async def until_ready(self) -> None:
+        self.is_ready = False
         try:
             async with asyncio.timeout(_READY_WITHIN_S), httpx.AsyncClient(verify=False, trust_env=False) as http:  # noqa: S501  # plain HTTP
                 is_ready = await self._is_ready(http)
@@ -98,6 +104,7 @@ class ServiceProcess:
                     is_ready = await self._is_ready(http)
         except TimeoutError:
             raise ServiceEnded(f"it was not ready within {_READY_WITHIN_S:.0f} s:\n{self.log_tail()}") from None
+        self.is_ready = True
 
     async def close(self) -> None:
         """End it, however it is."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 
 import httpx
 
 from persistence_service.client.paths import BASE_PATH, task_segment
 from persistence_service.torture.account import Kept, Letter
-from persistence_service.torture.faults import CouldNotRun
 from persistence_service.torture.ledger import Record, WrongAnswer, read, task_as_answered
 
 _AGAIN_S = 0.1
@@ -33,7 +33,10 @@ class Reader:
 
     async def health(self) -> Any:  # noqa: ANN401  # JSON
         """What the service says of itself, whatever its status."""
-        return (await self._http.get("/health")).json()
+        try:
+            return (await self._http.get("/health")).json()
+        except (httpx.TransportError, ValueError) as exc:
+            raise WrongAnswer(f"GET /health: {exc!r}") from exc
 
     async def kept(self, session_ids: Iterable[str]) -> Kept:
         """All that is kept of these sessions, and of all others of this torture.
@@ -42,7 +45,10 @@ class Reader:
         letters would be seen nowhere.
         """
         session_ids = list(session_ids)
+        ends_at = monotonic() + self._within_s
         while True:
+            if monotonic() > ends_at:
+                raise WrongAnswer(f"dead letters still come and go after {self._within_s:.0f} s")
             before = await self._listed()
             kept = await self._kept(session_ids)
             if kept is not None and {letter["letter_id"] for letter in before} == kept[1]:
@@ -134,4 +140,4 @@ class Reader:
                             raise WrongAnswer(f"{method} {path}: {last}")
                     await asyncio.sleep(_AGAIN_S)
         except TimeoutError:
-            raise CouldNotRun(f"{method} {path} was not answered within {self._within_s:.0f} s: {last}") from None
+            raise WrongAnswer(f"{method} {path} was not answered within {self._within_s:.0f} s: {last}") from None

@@ -11,6 +11,7 @@ from persistence_service.bootstrap import mysql_options, storage_names
 from persistence_service.settings import Settings, TlsMode, load_settings
 from persistence_service.torture.database_faults import Skipped, database_faults
 from persistence_service.torture.faults import CouldNotRun, Fault, ServiceEnded, Subject
+from persistence_service.torture.file_faults import FileLocked
 from persistence_service.torture.orders import Orders
 from persistence_service.torture.processes import ServiceProcess
 from persistence_service.torture.proxy import Proxy, proxy_to
@@ -29,6 +30,7 @@ class Rig:
 
     subject: Subject
     faults: Sequence[Fault]
+    backend: str
     skipped: Sequence[Skipped] = field(default_factory=list)
 
 
@@ -44,7 +46,8 @@ async def rig(folder: Path, settings: Mapping[str, object], config: Path | None,
     loaded = load_settings(flags=settings, config_path=config, known=storage_names()).settings
     if loaded.storage.backend != "mysql":
         async with _process(folder, settings, config, loaded) as subject:
-            yield Rig(subject, _of_the_process(subject))
+            of_the_file = [FileLocked(loaded.sqlite.path)] if loaded.storage.backend == "sqlite" else []
+            yield Rig(subject, [*_of_the_process(subject), *of_the_file], loaded.storage.backend)
         return
     options = mysql_options(loaded)
     obstacle = _obstacle_to_proxy(loaded)
@@ -56,14 +59,14 @@ async def rig(folder: Path, settings: Mapping[str, object], config: Path | None,
                 skipped.append(Skipped(_NO_PROXY, obstacle))
             else:
                 faults += proxy_faults(proxy)
-            yield Rig(subject, [*_of_the_process(subject), *faults], skipped)
+            yield Rig(subject, [*_of_the_process(subject), *faults], loaded.storage.backend, skipped)
 
 
 def _of_the_process(subject: Subject) -> list[Fault]:
     faults = [*service_faults(subject)]
     if _UNDER_FAULTS in subject.program:
         orders = Orders(_orders_path(subject.folder))
-        faults += [*disk_faults(orders), *clock_faults(orders)]
+        faults += [*disk_faults(orders, subject), *clock_faults(orders, subject)]
     return faults
 
 
