@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+_LONGEST_HOLD_S = 30.0
+
 
 @dataclass(slots=True)
 class _Fault:
@@ -56,7 +58,8 @@ class Gate:
 
     def pass_through(self) -> None:
         self._entered.set()
-        self._opened.wait()
+        if not self._opened.wait(_LONGEST_HOLD_S):  # a test that failed before it opened ends, and does not hang
+            raise TimeoutError("nobody opened the gate")
 
 
 class FaultyFiles(Files):
