@@ -7,7 +7,9 @@ one who waits knows a worker at work from one that has stopped.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,29 +46,71 @@ _IDLE_S: Final = 120.0
 _LINE_S: Final = 10.0
 _TOLD: Final = 200
 _TOLD_EVERY_S: Final = 60.0
+_LOOK_EVERY_S: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
 class ControlServer:
-    """Answers the questions of siblings. Whatever one of them sends harms nobody but its own connection."""
+    """Answers the questions of siblings. Whatever one of them sends harms nobody but its own connection.
 
-    def __init__(self, answers: Answers) -> None:
+    While an answer takes longer, there is a sign of life every `pulse_s`; every `look_every_s` it looks whether its socket is
+    still where it was.
+    """
+
+    def __init__(self, answers: Answers, *, pulse_s: float = PULSE_S, look_every_s: float = _LOOK_EVERY_S) -> None:
         self._answers = answers
+        self._pulse_s = pulse_s
+        self._look_every_s = look_every_s
+        self._server: asyncio.Server | None = None
+        self._identity: os.stat_result | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._told = OncePer(_TOLD_EVERY_S)
 
     @asynccontextmanager
     async def listening(self, path: Path) -> AsyncIterator[None]:
         """Answer on a socket at `path`, which only this user may reach, until the end; one of a former worker goes."""
-        server = await asyncio.start_unix_server(self._connected, sock=_bound(path), limit=MAX_QUESTION_BYTES)
+        await self._listen(path)
+        staying = asyncio.create_task(self._stay_reachable(path), name="control socket")
         try:
             yield
         finally:
-            server.close()
+            staying.cancel()
+            await asyncio.gather(staying, return_exceptions=True)
+            self._close()
             _remove(path)
             for connection in self._connections:
                 connection.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _listen(self, path: Path) -> None:
+        bound, identity = _bound(path)
+        try:
+            server = await asyncio.start_unix_server(self._connected, sock=bound, limit=MAX_QUESTION_BYTES)
+        except BaseException:
+            bound.close()
+            raise
+        self._close()
+        self._server, self._identity = server, identity
+
+    def _close(self) -> None:
+        """Listen no more; who is connected stays so."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _stay_reachable(self, path: Path) -> None:
+        """Listen anew whenever somebody has removed the socket, or the directory around it; until cancelled."""
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            if _is(path, self._identity):
+                continue
+            try:
+                _make_private(path.parent)
+                await self._listen(path)
+            except OSError as exc:
+                if times := self._told.occurred("unreachable"):
+                    _log.error("control.unreachable", path=str(path), detail=str(exc), times=times)
+            else:
+                _log.warning("control.listening_anew", path=str(path), because="its socket was removed")
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -103,7 +147,7 @@ class ControlServer:
     async def _answered(self, question: Question[Any], writer: asyncio.StreamWriter) -> bytes:
         work = asyncio.ensure_future(self._answers[type(question)](question))
         try:
-            while not (await asyncio.wait((work,), timeout=PULSE_S))[0]:
+            while not (await asyncio.wait((work,), timeout=self._pulse_s))[0]:
                 await _send(writer, b"\n")
         finally:
             work.cancel()  # nothing happens if it is done
@@ -130,18 +174,33 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _bound(path: Path) -> socket.socket:
-    """A listening socket that nobody could reach before its file was made private."""
+def _is(path: Path, identity: os.stat_result | None) -> bool:
+    try:
+        return identity is not None and os.path.samestat(path.lstat(), identity)
+    except OSError:
+        return False
+
+
+def _make_private(directory: Path) -> None:
+    """Raises OSError when there is one that is not this user's alone."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{directory} is not a directory of this user alone")
+
+
+def _bound(path: Path) -> tuple[socket.socket, os.stat_result]:
+    """A listening socket that nobody could reach before its file was made private; and its file."""
     _remove(path)
     bound = socket.socket(socket.AF_UNIX)
     try:
         bound.bind(str(path))
         path.chmod(0o600)
         bound.listen(_BACKLOG)
+        return bound, path.lstat()
     except BaseException:
         bound.close()
         raise
-    return bound
 
 
 class Line:

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import structlog
 
-from persistence_service.errors import Replaying, ShuttingDown, Unavailable
-from persistence_service.fleet.control import PULSE_S, Line
+from persistence_service.errors import Replaying, Unavailable
 from persistence_service.fleet.identity import WorkerIdentity
-from persistence_service.fleet.messages import Flush, FlushSessions, MessageError, Ping, Question, Refused, error_of
+from persistence_service.fleet.messages import ListDeleted, Ping, Question, Refused, error_of
+from persistence_service.fleet.sibling import COMES_BACK, NOT_THERE, SHORTEST_SILENCE_S, Sibling
 from persistence_service.observability.logging import OncePer
 
 A = TypeVar("A")
 
-_IDLE_LINES: Final = 4
-_LINES: Final = 16
 _AGAIN_S: Final = 0.02
-_SHORTEST_SILENCE_S: Final = 2 * PULSE_S
 _LOOK_EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 1.0
-_NOT_THERE = (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, MessageError)
 _TOLD_EVERY_S: Final = 60.0
-_LONG = (Flush, FlushSessions)
-_COMES_BACK = frozenset({Replaying.code, ShuttingDown.code})
+_ASKED_ANYWAY = (Ping, ListDeleted)  # a Ping is how others look; and who misses a deletion might bring a session back
 _log = structlog.get_logger(__name__)
 
 
@@ -38,48 +32,53 @@ class Siblings:
 
     def __init__(self, identity: WorkerIdentity | None) -> None:
         """`of` is whose siblings these are."""
-        slots = range(identity.workers) if identity is not None else ()
         self.of = identity
-        self._lines: dict[int, list[Line]] = {slot: [] for slot in slots if identity and slot != identity.slot}
-        # Those that write to the database must not hold up those that only look something up.
-        self._lookups = {slot: asyncio.Semaphore(_LINES) for slot in self._lines}
-        self._writes = {slot: asyncio.Semaphore(_LINES) for slot in self._lines}
+        self._each: dict[int, Sibling] = {}
+        if identity is not None:
+            others = (slot for slot in range(identity.workers) if slot != identity.slot)
+            self._each = {slot: Sibling(slot, identity.socket_of(slot)) for slot in others}
         self._told = OncePer(_TOLD_EVERY_S)
-        self._away: frozenset[int] = frozenset(self._lines)
+        self._away: frozenset[int] = frozenset(self._each)
 
     @property
     def slots(self) -> tuple[int, ...]:
         """Those of the others."""
-        return tuple(self._lines)
+        return tuple(self._each)
 
     async def ask(self, slot: int, question: Question[A], *, patience_s: float) -> A:
         """The answer of one; one that is away or reads its journal is waited for, `patience_s` from its last sign of life.
+
+        One that others have waited for as long is not waited for once more.
 
         Raises:
             Replaying: it is away, or reads its journal still.
             Unavailable: what it said itself.
         """
+        sibling = self._each[slot]
         clock = asyncio.get_running_loop().time
-        give_up_at = clock() + patience_s
+        began = clock()
 
         def note_life() -> None:
-            nonlocal give_up_at
-            give_up_at = clock() + patience_s
+            nonlocal began
+            began = clock()
 
+        why = "it does not answer"
         while True:
-            silence_s = max(give_up_at - clock(), _SHORTEST_SILENCE_S)
-            try:
-                answer = await self._ask_once(slot, question, silence_s, note_life)
-            except _NOT_THERE as exc:
-                why = str(exc) or type(exc).__name__
-            else:
-                if not isinstance(answer, Refused):
-                    return answer
-                error = error_of(answer, _name(slot))
-                if error is not None and error.code not in _COMES_BACK:
-                    raise error
-                why = answer.detail
-            if clock() >= give_up_at:
+            if not sibling.is_lost or await sibling.is_there():
+                silence_s = max(began + patience_s - clock(), SHORTEST_SILENCE_S)
+                try:
+                    answer = await sibling.ask(question, silence_s=silence_s, note_life=note_life)
+                except NOT_THERE as exc:
+                    why = str(exc) or type(exc).__name__
+                else:
+                    if not isinstance(answer, Refused):
+                        return answer
+                    error = error_of(answer, sibling.name)
+                    if error is not None and error.code not in COMES_BACK:
+                        raise error
+                    why = answer.detail
+            missed_since = began if sibling.missed_since is None else min(began, sibling.missed_since)
+            if clock() >= missed_since + patience_s:
                 if times := self._told.occurred(str(slot)):
                     _log.warning("sibling.away", sibling=slot + 1, detail=why, times=times)
                 raise missing_error([slot])
@@ -87,67 +86,22 @@ class Siblings:
 
     async def ask_all(self, question: Question[A], *, patience_s: float) -> dict[int, A]:
         """The answers of all, by slot; raises as `ask` does as soon as there is one that has none."""
-        answers = await together(*(self.ask(slot, question, patience_s=patience_s) for slot in self._lines))
-        return dict(zip(self._lines, answers, strict=True))
+        answers = await together(*(self.ask(slot, question, patience_s=patience_s) for slot in self._each))
+        return dict(zip(self._each, answers, strict=True))
 
     async def ask_present(self, question: Question[A], *, patience_s: float) -> dict[int, A]:
         """The answers of those that have one, by slot; one that is away is not waited for."""
-        answers = await asyncio.gather(*(self._asked(slot, question, patience_s) for slot in self._lines))
-        return {slot: answer for slot, found in zip(self._lines, answers, strict=True) for answer in found}
+        answers = await asyncio.gather(*(self._asked(each, question, patience_s) for each in self._each.values()))
+        return {slot: answer for slot, found in zip(self._each, answers, strict=True) for answer in found}
 
-    async def _asked(self, slot: int, question: Question[A], patience_s: float) -> list[A]:
+    async def _asked(self, sibling: Sibling, question: Question[A], patience_s: float) -> list[A]:
+        if sibling.is_lost and not isinstance(question, _ASKED_ANYWAY) and not await sibling.is_there():
+            return []
         try:
-            answer = await self._ask_once(slot, question, patience_s)
-        except _NOT_THERE:
+            answer = await sibling.ask(question, silence_s=patience_s)
+        except NOT_THERE:
             return []
         return [] if isinstance(answer, Refused) else [answer]
-
-    async def _ask_once(
-        self, slot: int, question: Question[A], silence_s: float, note_life: Callable[[], None] = lambda: None
-    ) -> A | Refused:
-        permits = self._writes if isinstance(question, _LONG) else self._lookups
-        async with permits[slot]:
-            return await self._ask_now(slot, question, silence_s, note_life)
-
-    async def _ask_now(
-        self, slot: int, question: Question[A], silence_s: float, note_life: Callable[[], None]
-    ) -> A | Refused:
-        line = self._idle_line(slot)
-        if line is not None:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):  # the worker was restarted since
-                return await self._ask_over(line, slot, question, silence_s, note_life)
-            self._end(slot)
-        assert self.of is not None, "who has siblings has an identity"  # noqa: S101  # for the type checker
-        line = await Line.open(self.of.socket_of(slot))
-        return await self._ask_over(line, slot, question, silence_s, note_life)
-
-    async def _ask_over(
-        self, line: Line, slot: int, question: Question[A], silence_s: float, note_life: Callable[[], None]
-    ) -> A | Refused:
-        try:
-            answer = await line.ask(question, silence_s=silence_s, note_life=note_life)
-        except BaseException:
-            line.close()
-            raise
-        idle = self._lines[slot]
-        if len(idle) < _IDLE_LINES:
-            idle.append(line)
-        else:
-            line.close()
-        return answer
-
-    def _idle_line(self, slot: int) -> Line | None:
-        idle = self._lines[slot]
-        while idle:
-            line = idle.pop()
-            if line.is_usable:
-                return line
-            line.close()
-        return None
-
-    def _end(self, slot: int) -> None:
-        while line := self._idle_line(slot):
-            line.close()
 
     @property
     def are_all_there(self) -> bool:
@@ -158,7 +112,7 @@ class Siblings:
         """Look now and then who is there, for ever; and `tell` each time that it is known."""
         while True:
             there = await self.ask_present(Ping(), patience_s=_LOOK_EVERY_S)
-            away = frozenset(self._lines) - there.keys()
+            away = frozenset(self._each) - there.keys()
             if away != self._away:
                 _log.info("siblings.changed", away=[slot + 1 for slot in sorted(away)])
             self._away = away
@@ -167,15 +121,15 @@ class Siblings:
 
     def close(self) -> None:
         """End the connections that wait for the next question."""
-        for slot in self._lines:
-            self._end(slot)
+        for sibling in self._each.values():
+            sibling.close()
 
 
 def missing_error(slots: list[int]) -> Unavailable:
     """What a caller is told while workers are away."""
     who = " and ".join(_name(slot) for slot in slots)
     return Replaying(
-        f"{who} of this service can't be asked now, it is starting or restarting; ask again in a moment",
+        f"{who} of this service is away (it starts, restarts, or has failed: see its log); ask again in a moment",
         retry_after_s=_RETRY_AFTER_S,
     )
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import stat
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from persistence_service.buffer.flusher import FlushReport
 from persistence_service.errors import JournalFull, Replaying, StorageUnavailable
-from persistence_service.fleet.control import Answers, ControlServer
+from persistence_service.fleet.control import PULSE_S, Answers, ControlServer
 from persistence_service.fleet.identity import WorkerIdentity
 from persistence_service.fleet.messages import (
     MAX_QUESTION_BYTES,
@@ -24,13 +28,17 @@ from persistence_service.fleet.messages import (
     FindWaiting,
     Flush,
     ListDeleted,
+    ListMissing,
     Ping,
     Question,
+    ReportHealth,
+    write_answer,
     write_question,
 )
 from persistence_service.fleet.siblings import Siblings
 from persistence_service.models.task import Task
 from persistence_service.testing.samples import task_record
+from tests.unit.buffer.harness import until
 
 SHORT_S = 0.2
 LONG_S = 30.0
@@ -41,10 +49,10 @@ async def nothing(_: Question[Any]) -> None:
 
 
 @asynccontextmanager
-async def worker(directory: Path, answers: Answers, *, slot: int = 1) -> AsyncIterator[Path]:
+async def worker(directory: Path, answers: Answers, *, slot: int = 1, pulse_s: float = PULSE_S) -> AsyncIterator[Path]:
     """A worker that says this; its socket."""
     path = directory / f"{slot}.sock"
-    async with ControlServer(answers).listening(path):
+    async with ControlServer(answers, pulse_s=pulse_s, look_every_s=SHORT_S / 10).listening(path):
         yield path
 
 
@@ -121,7 +129,11 @@ class TestAsking:
             return ["done"]
 
         answers: Answers = {FindWaiting: saying(flush), Ping: nothing}
-        async with worker(control_directory, answers), siblings_of(control_directory) as siblings:
+        # A hundred signs of life in the shortest silence that counts: a slow machine may miss most of them.
+        async with (
+            worker(control_directory, answers, pulse_s=PULSE_S / 50),
+            siblings_of(control_directory) as siblings,
+        ):
             answer = asyncio.ensure_future(siblings.ask(1, FindWaiting([]), patience_s=SHORT_S))
             await asked.wait()
             with pytest.raises(Replaying):  # so long at least has passed when somebody else was waited for in vain
@@ -225,6 +237,107 @@ class TestAway:
                 await siblings.ask(1, Ping(), patience_s=SHORT_S)
 
 
+class Stopped:
+    """A worker whose process is stopped, or one that answers a ping and nothing else; `asked` is how often, by whoever."""
+
+    def __init__(self, *, answers_ping: bool = False) -> None:
+        self.asked: Counter[str] = Counter()
+        self._answers_ping = answers_ping
+        self._connections = 0
+
+    @asynccontextmanager
+    async def at(self, path: Path) -> AsyncIterator[None]:
+        """Its socket is there."""
+        server = await asyncio.start_unix_server(self._connected, path)
+        async with server:
+            yield
+            await until(lambda: not self._connections)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        while line := await reader.readline():
+            kind = msgspec.json.decode(line)["question"]["type"]
+            self.asked[kind] += 1
+            if kind == Ping.__name__ and self._answers_ping:
+                writer.write(write_answer(None))
+        writer.transport.abort()
+        self._connections -= 1
+
+
+class TestStopped:
+    async def test_more_askers_than_may_ask_at_once_wait_no_longer_than_one(self, control_directory: Path) -> None:
+        stopped = Stopped()
+        async with stopped.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
+            asked = (siblings.ask(1, FindTask(f"t{n}"), patience_s=1.0) for n in range(120))
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {Replaying}
+            assert stopped.asked[FindTask.__name__] <= 16, "whoever had no turn gave up with the first"
+
+    async def test_whoever_comes_after_one_has_waited_in_vain_shares_one_question(
+        self, control_directory: Path
+    ) -> None:
+        stopped = Stopped()
+        async with stopped.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
+            with pytest.raises(Replaying):
+                await siblings.ask(1, FindTask("t"), patience_s=SHORT_S)
+            before = stopped.asked.copy()
+            asked = (siblings.ask(1, FindTask(f"t{n}"), patience_s=SHORT_S) for n in range(120))
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {Replaying}
+            assert await siblings.ask_present(ReportHealth(), patience_s=LONG_S) == {}
+            assert stopped.asked - before == {Ping.__name__: 2}
+
+    async def test_one_that_goes_on_is_asked_again_by_all(self, control_directory: Path) -> None:
+        async with siblings_of(control_directory) as siblings:
+            async with Stopped().at(control_directory / "1.sock"):
+                with pytest.raises(Replaying):
+                    await siblings.ask(1, FindWaiting([]), patience_s=SHORT_S)
+            waiting = saying(partial(asyncio.sleep, 0, ["t"]))
+            async with worker(control_directory, {FindWaiting: waiting, Ping: nothing}):
+                asked = (siblings.ask(1, FindWaiting([]), patience_s=SHORT_S) for _ in range(120))
+                assert await asyncio.gather(*asked) == [["t"]] * 120
+
+    async def test_who_looks_whether_it_is_there_does_not_queue_behind_lookups(self, control_directory: Path) -> None:
+        busy = Stopped(answers_ping=True)
+        async with busy.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
+            lookups = [asyncio.ensure_future(siblings.ask(1, FindTask("t"), patience_s=LONG_S)) for _ in range(120)]
+            await until(lambda: busy.asked[FindTask.__name__] == 16)
+            assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {1: None}
+            assert not any(lookup.done() for lookup in lookups)
+            for lookup in lookups:
+                lookup.cancel()
+            await asyncio.gather(*lookups, return_exceptions=True)
+            siblings.close()
+
+
+class TestRemoved:
+    async def test_a_socket_that_was_removed_is_made_again(self, control_directory: Path) -> None:
+        async with worker(control_directory, {Ping: nothing}) as path, siblings_of(control_directory) as siblings:
+            path.unlink()
+            await siblings.ask(1, Ping(), patience_s=LONG_S)
+            assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+
+    async def test_and_so_is_its_directory(self, control_directory: Path) -> None:
+        directory = control_directory / "inner"
+        directory.mkdir(0o700)
+        async with worker(directory, {Ping: nothing}) as path, siblings_of(directory) as siblings:
+            shutil.rmtree(directory)
+            await siblings.ask(1, Ping(), patience_s=LONG_S)
+            assert stat.S_IMODE(directory.lstat().st_mode) == 0o700
+        assert not path.exists()
+
+    async def test_but_not_in_a_directory_that_others_can_reach(self, control_directory: Path) -> None:
+        directory = control_directory / "inner"
+        directory.mkdir(0o700)
+        with capture_logs() as logs:
+            async with worker(directory, {Ping: nothing}) as path:
+                shutil.rmtree(directory)
+                directory.mkdir()
+                directory.chmod(0o755)
+                await until(lambda: any(line["event"] == "control.unreachable" for line in logs))
+                assert not path.exists()
+
+
 class TestHostile:
     @pytest.mark.parametrize(
         "sent",
@@ -277,6 +390,6 @@ class TestHostile:
 
 
 def test_every_question_has_an_answer_that_can_be_read_and_a_version() -> None:
-    for kind in (Ping, Flush, ListDeleted):
+    for kind in (Ping, ListDeleted, ListMissing):
         assert msgspec.json.decode(write_question(kind())) == {"version": VERSION, "question": {"type": kind.__name__}}
     assert Ping in AnyQuestion.__args__
