@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import multiprocessing
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -23,8 +21,11 @@ from persistence_service.buffer.timing import SystemTiming
 from persistence_service.cli.server import BACKLOG
 from persistence_service.cli.worker import GO, LOADED, READY, STOP, WorkerStart, run_worker
 from persistence_service.errors import JournalUnavailable
+from persistence_service.fleet.control_directory import control_directory
 from persistence_service.fleet.identity import WorkerIdentity
 from persistence_service.fleet.journals import prepare_journals
+from persistence_service.fleet.siblings import together
+from persistence_service.observability.logging import OncePer
 from persistence_service.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -32,7 +33,11 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 _STABLE_S: Final = 10.0
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
+_DOUBLINGS: Final = 16  # are more than it takes to get there, and no number that is too large
 _OVERTIME_S: Final = 10.0  # what a stop may take beyond service.shutdown_timeout
+_TOLD_EVERY_S: Final = 60.0
+_NO_PROCESS = (OSError, RuntimeError)
+"""What starting a process raises where there are no descriptors, processes, threads or memory left."""
 
 
 def supervise(settings: Settings) -> bool:
@@ -58,8 +63,13 @@ def supervise(settings: Settings) -> bool:
             return False
         for each in sockets:
             stack.callback(each.close)
-        directory = Path(tempfile.mkdtemp(prefix="persistence-service-"))
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        try:
+            directory = stack.enter_context(control_directory(settings.service.workers))
+        except OSError as exc:
+            typer.echo(
+                f"persistence-service: no directory for the workers' control sockets can be made: {exc}", err=True
+            )
+            return False
         with asyncio.Runner() as runner:
             failure = runner.run(Supervisor(settings, sockets, directory).run())
     if failure:
@@ -110,10 +120,15 @@ class _Run:
         self._supervised = ours
         self._loop = asyncio.get_running_loop()
         self._process = _SPAWN.Process(target=run_worker, args=(start,), name=f"worker-{self.number}")
-        self._process.start()
-        start.supervisor.close()  # the worker has its own
-        self._loop.add_reader(ours.fileno(), self._hear)
-        self._loop.add_reader(self._process.sentinel, self._note_end)
+        try:
+            self._process.start()
+            self._loop.add_reader(ours.fileno(), self._hear)
+            self._loop.add_reader(self._process.sentinel, self._note_end)
+        except BaseException:
+            ours.close()  # which ends the process if there is one
+            raise
+        finally:
+            start.supervisor.close()  # the worker has its own
 
     def _hear(self) -> None:
         try:
@@ -190,6 +205,7 @@ class Supervisor:
         self._serving = asyncio.Event()
         self._restart_wanted = asyncio.Event()
         self._failures: dict[int, str] = {}
+        self._told = OncePer(_TOLD_EVERY_S)
 
     async def run(self) -> str:
         """Return when all is over: why no worker can start, empty if one could."""
@@ -197,14 +213,21 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._restart_wanted.set)
-        keepers = [asyncio.create_task(self._keep(slot)) for slot in range(self._settings.service.workers)]
-        restarting = asyncio.create_task(self._restart_when_wanted())
-        await asyncio.gather(*keepers)
-        restarting.cancel()
-        for run in self._successors.values():
-            await run.end_within(self._stop_s)
+        try:
+            async with asyncio.TaskGroup() as group:
+                restarting = group.create_task(self._restart_when_wanted())
+                await together(*(self._keep(slot) for slot in range(self._settings.service.workers)))
+                restarting.cancel()
+        finally:  # a mistake of ours must not leave workers that nobody supervises, and this process waiting for them
+            await self._end_all()
         _log.info("service.stopped")
         return "" if self._serving.is_set() else next(iter(self._failures.values()), "")
+
+    async def _end_all(self) -> None:
+        if not self._stopping.is_set():
+            self._stop()
+        for run in [*self._runs.values(), *self._successors.values()]:
+            await run.end_within(self._stop_s)
 
     def _stop(self) -> None:
         runs = [*self._runs.values(), *self._successors.values()]
@@ -223,7 +246,17 @@ class Supervisor:
     async def _keep(self, slot: int) -> None:
         failures = 0
         while not self._stopping.is_set():
-            run = self._begin(slot)
+            try:
+                run = self._begin(slot)
+            except _NO_PROCESS as exc:
+                failures += 1
+                if times := self._told.occurred(str(slot)):
+                    _log.error(
+                        "worker.not_started", worker=slot + 1, detail=str(exc), now="it is tried again", times=times
+                    )
+                self._note_failure(slot, f"no process can be started: {exc}")
+                await self._pause(_pause_s(failures))
+                continue
             await _first_of(run.began, self._stopping)
             if run.ready_at is not None:
                 self._note_ready(run)
@@ -236,7 +269,7 @@ class Supervisor:
                 continue
             is_stable = run.ready_at is not None and time.monotonic() - run.ready_at > _STABLE_S
             failures = 1 if is_stable else failures + 1
-            pause_s = 0.0 if run.ready_at and failures == 1 else min(_FIRST_PAUSE_S * 2**failures, _LONGEST_PAUSE_S)
+            pause_s = 0.0 if run.ready_at and failures == 1 else _pause_s(failures)
             _log.error(
                 "worker.ended",
                 worker=run.number,
@@ -244,10 +277,13 @@ class Supervisor:
                 detail=run.failure,
                 now=f"it is started again in {pause_s:g} s",
             )
-            self._note_failure(slot, run)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._stopping.wait()
+            self._note_failure(slot, run.failure or run.outcome)
+            await self._pause(pause_s)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     def _begin(self, slot: int) -> _Run:
         before, run = self._runs.get(slot), self._successors.pop(slot, None) or self._start(slot)
@@ -268,9 +304,9 @@ class Supervisor:
             self._serving.set()
             _log.info("Uvicorn running on %s (Press CTRL+C to quit)", _address(self._sockets[0]))
 
-    def _note_failure(self, slot: int, run: _Run) -> None:
+    def _note_failure(self, slot: int, why: str) -> None:
         """When none could start, it is all over."""
-        self._failures.setdefault(slot, run.failure or run.outcome)
+        self._failures.setdefault(slot, why)
         if not self._serving.is_set() and len(self._failures) == self._settings.service.workers:
             self._stop()
 
@@ -280,14 +316,19 @@ class Supervisor:
         while True:
             await self._restart_wanted.wait()
             self._restart_wanted.clear()
-            await self._restart_all()
+            try:
+                await self._restart_all()
+            except _NO_PROCESS as exc:
+                _log.error("service.restart_stopped", because=f"no process can be started: {exc}")
 
     async def _restart_all(self) -> None:
         """One worker after the other, each when the one before is ready."""
         _log.info("service.restarting")
         for slot in range(self._settings.service.workers):
-            run = self._runs[slot]
-            if run.ended.is_set():  # it is being restarted anyway
+            if self._stopping.is_set():
+                return
+            run = self._runs.get(slot)
+            if run is None or run.ended.is_set():  # it is being restarted anyway
                 continue
             successor = self._successors[slot] = self._start(slot)
             await successor.loaded.wait()
@@ -302,6 +343,10 @@ class Supervisor:
                 _log.error("service.restart_stopped", worker=slot + 1, because="it does not start again")
                 return
         _log.info("service.restarted")
+
+
+def _pause_s(failures: int) -> float:
+    return float(min(_FIRST_PAUSE_S * 2 ** min(failures, _DOUBLINGS), _LONGEST_PAUSE_S))
 
 
 async def _first_of(*events: asyncio.Event) -> None:
