@@ -108,7 +108,7 @@ class ServiceProcess:
 
     async def close(self) -> None:
         """End it, however it is."""
-        if self._process is not None:
+        if self.is_running:
             await self.kill()
         self._reservation.close()
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -38,7 +39,8 @@ class BehindTheBack:
 
     async def strike(self, random: Random) -> None:
         if self._subject.is_running:
-            os.kill(self._subject.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended, and its parent does not know yet
+                os.kill(self._subject.pid, signal.SIGKILL)
 
 
 async def test_a_service_that_ended_by_itself_is_trouble_and_what_it_kept_is_compared_all_the_same(
