@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 MIB = 1024 * 1024
 BATCH = 100
 CLIENTS = 2
+HANGS_S = 480.0  # an order of magnitude more than it takes
 STORED_BEFORE = 10_000
 SENT_IN_OUTAGE = 40_000
 IN_MEMORY = 5_000
@@ -129,18 +130,30 @@ async def look(caller: Caller) -> Sight:
 
 
 async def sights_of(caller: Caller, load: Load) -> AsyncIterator[Sight]:
-    """The outage as it is seen, until there is an estimate and enough waits."""
+    """The outage as it is seen, until enough waits and the estimate is that of the growth which was seen."""
+    first = await look(caller)
+    yield first
     while True:
         load.check()
         sight = await look(caller)
         yield sight
-        if sight.stats["buffer"]["journal_full_in_s"] is not None and load.sent >= STORED_BEFORE + SENT_IN_OUTAGE:
+        if load.sent >= STORED_BEFORE + SENT_IN_OUTAGE and is_estimate_right(first, sight):
             return
+
+
+def is_estimate_right(first: Sight, last: Sight) -> bool:
+    """By a factor: the service may have looked at another part of the outage, in which the machine was slower or faster."""
+    estimate_s: float | None = last.stats["buffer"]["journal_full_in_s"]
+    grown: int = last.stats["buffer"]["journal_bytes"] - first.stats["buffer"]["journal_bytes"]
+    if estimate_s is None or not grown:
+        return False
+    expected_s = (4 << 30) * (last.at_s - first.at_s) / grown
+    return expected_s / 4 < estimate_s < 4 * expected_s
 
 
 async def test_an_outage_costs_disk_alone_and_nobody_waits_or_is_refused(outage: Outage, tmp_path: Path) -> None:
     settings = outage.database.settings() | SETTINGS
-    async with asyncio.timeout(180), running_service(tmp_path, settings, measured=False) as service:
+    async with asyncio.timeout(HANGS_S), running_service(tmp_path, settings, measured=False) as service:
         async with Caller.to(service) as caller:
             await drill(caller, outage, tmp_path / "journal")
         assert await service.terminate() == 0
@@ -158,7 +171,8 @@ async def drill(caller: Caller, outage: Outage, journal: Path) -> None:
     load.begin()
     try:
         await until(lambda: _is_degraded(caller), "the outage is seen")
-        sights = [sight async for sight in sights_of(caller, load)]
+        async with asyncio.timeout(HANGS_S / 2):
+            sights = [sight async for sight in sights_of(caller, load)]
     finally:
         await load.end()
     during = await look(caller)
@@ -182,7 +196,7 @@ async def drill(caller: Caller, outage: Outage, journal: Path) -> None:
 
 
 def check_sights(sights: list[Sight], during: Sight) -> None:
-    """Age and size are seen everywhere, and grow; the estimate is that of the growth which was seen."""
+    """Age and size are seen everywhere, and grow; there is an estimate."""
     for sight in (*sights, during):
         assert (sight.health["status"], sight.health["database"]) == ("degraded", "unhealthy")
         assert sight.health["detail"]
@@ -199,10 +213,6 @@ def check_sights(sights: list[Sight], during: Sight) -> None:
     assert waiting["total_count"] >= SENT_IN_OUTAGE
     assert waiting["spilled_records"] >= waiting["total_count"] - IN_MEMORY - BATCH
     assert 0 < during.metrics["persistence_journal_full_in_seconds"] < inf
-    last = sights[-1].stats["buffer"]
-    grown_per_s = (last["journal_bytes"] - first.stats["buffer"]["journal_bytes"]) / (sights[-1].at_s - first.at_s)
-    expected_s = (4 << 30) / grown_per_s
-    assert expected_s / 4 < last["journal_full_in_s"] < 4 * expected_s, "whatever else the machine does"
 
 
 def check_memory(before: Sight, during: Sight, after: Sight) -> None:
