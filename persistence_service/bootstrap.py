@@ -187,6 +187,9 @@ async def open_services(
         letters = LetterCensus(
             backend=backend, files=letter_files, timing=timing, alarm_age_s=settings.buffer.dead_letter_alarm
         )
+        def is_inheriting() -> bool:
+            return inheritance.is_running
+
         stats = StatsService(
             backend=backend,
             buffer=buffer,
@@ -194,13 +197,20 @@ async def open_services(
             letters=letters,
             timing=timing,
             refresh_interval_s=settings.stats.refresh_interval,
+            is_inheriting=is_inheriting,
         )
 
         def missing() -> list[str]:
             return [*what_is_missing(buffer, journal), *inheritance.findings]
 
         health = HealthService(
-            buffer=buffer, journal=journal, backend=backend, opener=opener, letters=letters, missing=missing
+            buffer=buffer,
+            journal=journal,
+            backend=backend,
+            opener=opener,
+            letters=letters,
+            missing=missing,
+            is_inheriting=is_inheriting,
         )
         reports = JointReports(siblings, health=health, stats=stats, metrics=metrics, missing=missing)
         watch_buffer(metrics, buffer)

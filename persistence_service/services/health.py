@@ -27,8 +27,13 @@ class HealthService:
         opener: BackendOpener,
         letters: LetterCensus,
         missing: Callable[[], list[str]],
+        is_inheriting: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`missing` says in words what this worker has acknowledged and can't show."""
+        """`missing` says in words what this worker has acknowledged and can't show.
+
+        `is_inheriting`: whether it takes over a former worker's journal.
+        """
+        self._is_inheriting = is_inheriting
         self._missing = missing
         self._letters = letters
         self._buffer = buffer
@@ -64,7 +69,7 @@ class HealthService:
             status=status,
             database="healthy" if is_stored else "unhealthy",
             detail="; ".join(filter(None, (storage, *missing, *alarms))),
-            buffer=buffer_view(self._buffer),
+            buffer=buffer_view(self._buffer, is_inheriting=self._is_inheriting()),
             journal=self.journal_view(),
             version=__version__,
         )
@@ -81,8 +86,8 @@ class HealthService:
         )
 
 
-def buffer_view(buffer: BufferManager) -> BufferView:
-    """The buffer's figures as they are answered."""
+def buffer_view(buffer: BufferManager, *, is_inheriting: bool = False) -> BufferView:
+    """The buffer's figures as they are answered; what is inherited is replayed, too."""
     stats = buffer.stats()
     return BufferView(
         sessions_count=stats.sessions_count,
@@ -96,5 +101,5 @@ def buffer_view(buffer: BufferManager) -> BufferView:
         waiting_for_session=stats.waiting_for_session,
         set_aside=stats.set_aside,
         oldest_unstored_age_s=round(buffer.oldest_unstored_age_s(), 3),
-        replaying=stats.replaying,
+        replaying=stats.replaying or is_inheriting,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -61,7 +61,10 @@ class StatsService:
         letters: LetterCensus,
         timing: Timing,
         refresh_interval_s: float,
+        is_inheriting: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_inheriting`: whether this worker takes over a former one's journal."""
+        self._is_inheriting = is_inheriting
         self._backend = backend
         self._letters = letters
         self._buffer = buffer
@@ -141,7 +144,7 @@ class StatsService:
     def _buffer_figures(self) -> BufferFigures:
         full_in_s = self._buffer.seconds_until_journal_full()
         return BufferFigures(
-            **structs.asdict(buffer_view(self._buffer)),
+            **structs.asdict(buffer_view(self._buffer, is_inheriting=self._is_inheriting())),
             spilled_bytes=self._buffer.stats().spilled_bytes,
             journal_bytes=self._journal.stats().bytes,
             journal_full_in_s=None if full_in_s is None else round(full_in_s, 1),
