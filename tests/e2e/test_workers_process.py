@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -314,14 +315,37 @@ async def test_a_second_signal_ends_all_at_once_and_loses_nothing(start_service:
     load = Load(service)
     async with load.going_on():
         pass
+    os.kill(workers[2], signal.SIGSTOP)  # so that the first signal alone would wait for it
     os.kill(supervisor(service), signal.SIGTERM)
     await until(lambda: any("Shutting down" in line for line in service.log), service)
     assert await service.terminate() == 0
     assert not any(map(is_alive, workers.values()))
+    assert not any("worker.killed" in line for line in service.log), "nobody waited until its time was over"
+    assert not any("journal_closed" in line and "worker=2" in line for line in service.log)
     service._command.append("--set=storage.migrate_on_start=true")
     await service.start()
     async with Caller.to(service) as caller:
         assert await stored_ids(caller) == load.acknowledged
+
+
+async def test_a_worker_that_no_process_can_be_started_for_is_tried_again_until_one_can(
+    start_service: StartService,
+) -> None:
+    service = await start_service(THREE, measured=False)
+    workers = await all_ready(service)
+    pid = supervisor(service)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(workers[2], signal.SIGKILL)
+    await until(lambda: any("worker.not_started" in line and "worker=2" in line for line in service.log), service)
+    os.kill(pid, signal.SIGHUP)
+    await until(lambda: any("service.restart_stopped" in line for line in service.log), service)
+    assert is_alive(workers[1])
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    await until(lambda: pids(service)[2] != workers[2], service)
+    async with Caller.to(service) as caller:
+        await until(partial(is_healthy, caller), service)
+    assert await service.terminate() == 0
 
 
 async def test_an_address_that_is_taken_is_said(start_service: StartService) -> None:
