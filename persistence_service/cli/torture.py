@@ -42,7 +42,7 @@ def torture(  # noqa: PLR0917  # each is an option of the command
     backend: Backend = "sqlite",
     url: Url = None,
     faults: Faults = None,
-    clients: Clients = 6,
+    clients: Clients = 12,
     config: Config = None,
     option: Options = None,
     keep: Keep = False,

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from persistence_service.journal.files import Files
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LONGEST_HOLD_S = 30.0
+
+
+SHORT_WRITES: Final = "short writes"
 
 
 @dataclass(slots=True)
@@ -65,7 +68,7 @@ class Gate:
 class FaultyFiles(Files):
     """Real files whose operations, by the name of their method, fail and wait as a test says.
 
-    `calls` counts each operation, `struck` those that failed or were slowed down, and writes that were cut short. With
+    `calls` counts each operation, `struck` those that failed or were slowed down, and as `SHORT_WRITES` those cut short. With
     `largest_write` no system call writes more than so many bytes; with `free` the volume claims so much room.
     """
 
@@ -137,7 +140,7 @@ class FaultyFiles(Files):
             if self.largest_write is None:
                 return super().writev(fd, buffers, offset)
             content = b"".join(buffers)
-            self.struck["writev"] += len(content) > self.largest_write
+            self.struck[SHORT_WRITES] += len(content) > self.largest_write
             return super().writev(fd, [content[: self.largest_write]], offset)
 
     def sync(self, fd: int) -> None:

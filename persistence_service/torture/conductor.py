@@ -22,6 +22,7 @@ from persistence_service.torture.lanes import Lanes
 from persistence_service.torture.ledger import WrongAnswer
 from persistence_service.torture.reading import Reader
 from persistence_service.torture.report import Report
+from persistence_service.torture.watching import watch
 
 _ROUND_S = 60.0
 _ANSWERED_WITHIN_S = 90.0
@@ -40,7 +41,7 @@ class Plan:
 
     seconds: float
     seed: int
-    clients: int = 6
+    clients: int = 12
     clock_doubt: timedelta | None = None
     removes: bool = False
 
@@ -90,18 +91,20 @@ class Conductor:
         ]
         over = asyncio.Event()
         sending = [asyncio.create_task(client.run(over)) for client in clients]
-        telling = asyncio.create_task(self._tell_progress(account, number))
+        beside = [asyncio.create_task(self._tell_progress(account, number))]
+        if self.subject is not None:
+            beside.append(asyncio.create_task(watch(http.plain, self.report.seen)))
         try:
             await lanes.strike(seconds)
             over.set()
             await self._all_answered(sending)
-            await _ended(*sending, telling)
+            await _ended(*sending, *beside)
             await self._compare(account, Reader(http.plain, prefix, within_s=_SETTLED_WITHIN_S))
         except ServiceEnded as exc:
             self.report.trouble.append(f"it does not come back: {exc}")
         finally:
             over.set()
-            await _ended(*sending, telling)
+            await _ended(*sending, *beside)
             if self.plan.removes:
                 await self._remove(account, Reader(http.plain, prefix, within_s=_SETTLED_WITHIN_S), http)
 

@@ -12,6 +12,10 @@ from persistence_service.torture.report import Report
 from persistence_service.torture.schedule import Stroke, schedule
 
 _STROKE_WITHIN_S = 120.0
+_LONGEST_PAUSE_S = 0.4
+_LONGEST_LIFE_S = 5.0
+"""Of a process before the next is done to it: faults of other lanes need one that runs."""
+_PROCESS = "process"
 _LANES = {"disk": "disk", "clock": "disk", "network": "database", "database": "database", "server": "database"}
 """By what a fault's name begins with; all others are in the lane of the process."""
 
@@ -19,9 +23,8 @@ _LANES = {"disk": "disk", "clock": "disk", "network": "database", "database": "d
 class Lane:
     """Faults of which never two strike at once, drawn from a seed of their own; what is next waits for the next time."""
 
-    def __init__(self, name: str, faults: Sequence[Fault], seed: str) -> None:
-        self.name = name
-        self._strokes: Iterator[Stroke] = schedule(faults, f"{seed}/{name}")
+    def __init__(self, faults: Sequence[Fault], seed: str, longest_pause_s: float) -> None:
+        self._strokes: Iterator[Stroke] = schedule(faults, seed, longest_pause_s)
 
     def next(self) -> Stroke:
         """The next to strike."""
@@ -41,7 +44,10 @@ class Lanes:
         lanes: dict[str, list[Fault]] = {}
         for fault in faults:
             lanes.setdefault(_lane_of(fault), []).append(fault)
-        self._lanes = [Lane(name, its, seed) for name, its in lanes.items()]
+        self._lanes = [
+            Lane(its, f"{seed}/{name}", _LONGEST_LIFE_S if name == _PROCESS and len(lanes) > 1 else _LONGEST_PAUSE_S)
+            for name, its in lanes.items()
+        ]
 
     async def strike(self, seconds: float) -> None:
         """Until the time is over, or a lane can't go on: then the others end what they have begun."""
@@ -91,4 +97,4 @@ class Lanes:
 
 
 def _lane_of(fault: Fault) -> str:
-    return _LANES.get(fault.name.split(":")[0], "process")
+    return _LANES.get(fault.name.split(":")[0], _PROCESS)

@@ -23,13 +23,14 @@ class Report:
 
     `hits` is how often each fault was felt, where that can be told: a disk that fails while nobody writes to it, say, is
     not. `skipped` are those that can't be made here, and why. `trouble` is what else was wrong: answers that the contract
-    does not have, an end of the service by itself.
+    does not have, an end of the service by itself. `seen` is what the service went through by its own metrics.
     """
 
     seed: int
     target: str
     faults: Counter[str] = field(default_factory=Counter)
     hits: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
     records_sent: int = 0
     records_acknowledged: int = 0
@@ -61,6 +62,7 @@ class Report:
             "rounds": self.rounds,
             "faults": dict(sorted(self.faults.items())),
             "hits": dict(sorted(self.hits.items())),
+            "seen": dict(sorted(self.seen.items())),
             "skipped": self.skipped,
             "records_sent": self.records_sent,
             "records_acknowledged": self.records_acknowledged,
@@ -82,6 +84,8 @@ class Report:
         table.add_row("all faults", f"{self.faults.total():,}", f"{self.hits.total():,}", end_section=True)
         for name in ("records_sent", "records_acknowledged", "records_stored", "sessions_deleted", "dead_letters"):
             table.add_row(name.replace("_", " "), f"{getattr(self, name):,}")
+        for name, times in sorted(self.seen.items()):
+            table.add_row(name.replace("_", " "), f"{times:,}")
         table.add_section()
         for figure in FIGURES:
             number = len(self.found(figure))

@@ -9,8 +9,6 @@ from random import Random
 from persistence_service.errors import ConfigurationError, ConfigurationProblem
 from persistence_service.torture.faults import Fault
 
-_LONGEST_PAUSE_S = 0.4
-
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
@@ -21,14 +19,15 @@ class Stroke:
     random: Random
 
 
-def schedule(faults: Sequence[Fault], seed: str) -> Iterator[Stroke]:
+def schedule(faults: Sequence[Fault], seed: str, longest_pause_s: float = 0.4) -> Iterator[Stroke]:
     """Without end. Each fault comes once before any comes again, so that a short torture has all kinds."""
     draw = Random(seed)  # noqa: S311  # a schedule, not a secret
     number = 0
     while faults:
         for fault in draw.sample(faults, k=len(faults)):
             number += 1
-            yield Stroke(draw.uniform(0, _LONGEST_PAUSE_S), fault, Random(f"{seed}/{number}"))  # noqa: S311  # likewise
+            chance = Random(f"{seed}/{number}")  # noqa: S311  # likewise
+            yield Stroke(draw.uniform(0, longest_pause_s), fault, chance)
 
 
 def chosen(faults: Sequence[Fault], wanted: Sequence[str]) -> list[Fault]:

@@ -22,7 +22,7 @@ from persistence_service.torture.orders import (
     SlowDown,
 )
 
-_PATIENCE_S: Final = 4.0
+_PATIENCE_S: Final = 8.0
 """How long a strike waits for a service that starts, and then for it to call what fails."""
 _LONGEST_S: Final = 1.0
 _POLL_S: Final = 0.05
@@ -44,7 +44,7 @@ def disk_faults(orders: Orders, subject: Subject | None = None) -> list[Fault]:
     kinds: list[tuple[str, str, Callable[[Random], Sequence[Order]]]] = [
         ("disk: writes fail", "writev", _broken_writes),
         ("disk: full", "writev", _full),
-        ("disk: short writes", "writev", lambda random: [ShortenWrites(random.randint(1, 2000))]),
+        ("disk: short writes", "short writes", lambda random: [ShortenWrites(random.randint(1, 2000))]),
         ("disk: fsync fails", "sync", _broken_sync),
         ("disk: fsync is slow", "sync", lambda random: [SlowDown("sync", random.uniform(0.05, 0.8))]),
         ("disk: no new files", "create", _after_broken_sync("create")),

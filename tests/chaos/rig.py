@@ -16,6 +16,7 @@ from persistence_service.torture.sources import Rig, rig
 
 PREFIX = "torture"
 _PARTS = 3
+_CLIENTS = 12
 
 
 def seed_of(default: int) -> int:
@@ -42,7 +43,13 @@ def of(faults: Sequence[Fault], *sources: str) -> list[Fault]:
 
 
 async def torture(
-    torn: Rig, faults: Sequence[Fault], *, seed: int, seconds: float, clock_doubt: timedelta | None = None
+    torn: Rig,
+    faults: Sequence[Fault],
+    *,
+    seed: int,
+    seconds: float,
+    clients: int = _CLIENTS,
+    clock_doubt: timedelta | None = None,
 ) -> Report:
     """Do it; the table of what was done and found is printed, and all that is found at all is asserted not to be.
 
@@ -53,7 +60,7 @@ async def torture(
     report = Report(seed, f"a service on {torn.subject.settings.get('storage.backend', 'sqlite')}")
     left = faults
     for part in range(_PARTS):
-        plan = Plan(seconds if part == 0 else seconds / 2, seed + part, clock_doubt=clock_doubt)
+        plan = Plan(seconds if part == 0 else seconds / 2, seed + part, clients=clients, clock_doubt=clock_doubt)
         prefix = f"{PREFIX}-{part}"
         await Conductor(plan, torn.subject.url, left, report, lambda _: None, torn.subject, prefix).run()
         left = [fault for fault in faults if not (report.faults[fault.name] and report.hits[fault.name])]
@@ -67,3 +74,10 @@ async def torture(
     assert report.records_acknowledged > 0
     assert [fault.name for fault in left] == [], "these did not strike, or were not felt"
     return report
+
+
+def check_strained(report: Report, *, at_least: int) -> None:
+    """The service was not treated too gently: it had to spill, read back and try again, and many faults struck."""
+    print(dict(report.seen))
+    assert [name for name in ("spilled", "read_back", "failed_flushes") if not report.seen[name]] == []
+    assert report.faults.total() >= at_least

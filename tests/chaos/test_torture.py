@@ -13,7 +13,7 @@ from persistence_service.torture.conductor import Plan
 from persistence_service.torture.engine import Order, torture
 from persistence_service.torture.processes import ServiceProcess
 from persistence_service.torture.report import FIGURES
-from tests.chaos.rig import seconds_of, seed_of
+from tests.chaos.rig import check_strained, seconds_of, seed_of
 from tests.e2e.database import Database, OnServer, SqliteFile
 from tests.e2e.service import ROOT
 from tests.servers.server import Server
@@ -40,6 +40,7 @@ async def test_on_sqlite_nothing_acknowledged_is_lost_regressed_duplicated_or_in
     assert min(report.hits[name] for name in _FAULTS_OF_THE_SERVICE) > 0
     assert sum(name.startswith("disk:") for name in report.faults) >= _DISK_FAULTS_AT_LEAST
     assert report.records_acknowledged > 0
+    check_strained(report, at_least=12)
 
 
 async def test_a_running_service_is_tortured_from_outside_and_left_as_it_was(tmp_path: Path) -> None:
