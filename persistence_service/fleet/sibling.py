@@ -50,8 +50,12 @@ class _Turns:
         self.alive_at = -1.0
 
     @asynccontextmanager
-    async def turn(self, silence_s: float, note_life: Callable[[], None]) -> AsyncIterator[None]:
-        """Raises TimeoutError when those whose turn it is had no sign of life for so long."""
+    async def turn(self, silence_s: float, note_life: Callable[[], None]) -> AsyncIterator[float]:
+        """What is left of `silence_s` when it is one's turn.
+
+        Raises:
+            TimeoutError: those whose turn it was had no sign of life for so long.
+        """
         clock = asyncio.get_running_loop().time
         give_up_at = clock() + silence_s
         while True:
@@ -66,7 +70,7 @@ class _Turns:
             else:
                 break
         try:
-            yield
+            yield max(give_up_at - clock(), SHORTEST_SILENCE_S)
         finally:
             self._permits.release()
 
@@ -124,8 +128,8 @@ class Sibling:
             turns.alive_at = clock()
             note_life()
 
-        async with turns.turn(silence_s, note_life):
-            answer = await self._ask_now(question, silence_s, note_life_to_all)
+        async with turns.turn(silence_s, note_life) as left_s:
+            answer = await self._ask_now(question, left_s, note_life_to_all)
         turns.alive_at = clock()
         return answer
 
