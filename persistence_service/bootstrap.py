@@ -26,7 +26,7 @@ from persistence_service.errors import (
 from persistence_service.fleet.control import ControlServer
 from persistence_service.fleet.identity import WorkerIdentity
 from persistence_service.fleet.journals import open_worker_journal
-from persistence_service.fleet.share import share_of
+from persistence_service.fleet.share import aside_of, share_of
 from persistence_service.fleet.siblings import Siblings
 from persistence_service.fleet.whole import WholeBuffer
 from persistence_service.journal.files import Files
@@ -167,7 +167,7 @@ async def open_services(
             journal=journal,
             backend=backend,
             letter_files=letter_files,
-            policies=_policies(settings),
+            policies=_policies(settings, aside=aside_of(worker)),
             limits=limits,
             timing=timing,
             metrics=metrics,
@@ -187,6 +187,7 @@ async def open_services(
         letters = LetterCensus(
             backend=backend, files=letter_files, timing=timing, alarm_age_s=settings.buffer.dead_letter_alarm
         )
+
         def is_inheriting() -> bool:
             return inheritance.is_running
 
@@ -217,6 +218,7 @@ async def open_services(
         watch_journal(metrics, journal)
         watch_letters(metrics, letters)
         if worker is not None:
+            parts.search.ask = whole.have_sessions_stored
             await stack.enter_async_context(_among_siblings(worker, siblings, whole, reports, parts.patience))
         await stack.enter_async_context(
             _running(
@@ -323,7 +325,7 @@ async def _try_to_open(opener: BackendOpener) -> None:
         _log.error("storage.not_open", error=exc.code, detail=str(exc), now=later)
 
 
-def _policies(settings: Settings) -> Policies:
+def _policies(settings: Settings, *, aside: float) -> Policies:
     options = settings.buffer
     return Policies(
         flush=FlushPolicy(
@@ -332,7 +334,7 @@ def _policies(settings: Settings) -> Policies:
             chunk_rows=_CHUNK_ROWS * options.max_buffer_size,
             orphan_grace_s=options.orphan_grace,
         ),
-        bounds=MemoryBounds(options.max_memory_records, options.max_memory_bytes),
+        bounds=MemoryBounds(options.max_memory_records, options.max_memory_bytes, aside=aside),
         ack=AckPolicy(options.ack, options.min_ack, options.ack_timeout),
         max_dead_letters_per_minute=options.max_dead_letter_rate,
     )

@@ -17,6 +17,7 @@ from persistence_service.buffer.letter_files import LetterFiles
 from persistence_service.buffer.letterbox import Letterbox
 from persistence_service.buffer.manager import BufferManager
 from persistence_service.buffer.orphans import Orphans, Patience
+from persistence_service.buffer.parent_search import ParentSearch
 from persistence_service.buffer.policy import AckPolicy, FlushPolicy, MemoryBounds
 from persistence_service.buffer.reads import Unstored
 from persistence_service.buffer.record_writer import RecordWriter
@@ -53,6 +54,7 @@ class Buffer:
     waiting: Waiting
     deleted: DeletedSessions
     patience: Patience
+    search: ParentSearch
     takeover: TakeOver
 
 
@@ -127,6 +129,7 @@ def build_buffer(
     )
     for each in intakes.values():
         each.on_arrival = flusher.notice
+    orphans.search.on_end = orphans.patience.on_return = flusher.notice
     manager = BufferManager(
         waiting,
         journal=journal,
@@ -146,4 +149,4 @@ def build_buffer(
         ),
     )
     takeover = TakeOver(journal=journal, intakes=intakes)
-    return Buffer(manager, flusher, waiting, deleted, orphans.patience, takeover)
+    return Buffer(manager, flusher, waiting, deleted, orphans.patience, orphans.search, takeover)

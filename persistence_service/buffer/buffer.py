@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
+from math import inf
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -52,6 +53,7 @@ class RecordBuffer(Generic[R]):
         self._contested: dict[str, list[Entry[R]]] = {}
         self._refused: dict[str, list[Refused[R]]] = {}
         self._refused_count = 0
+        self.last_orphan = 0
         self.size_bytes = 0
         self.aside_bytes = 0
         self.merged = 0
@@ -140,7 +142,8 @@ class RecordBuffer(Generic[R]):
             orphan = self._orphans[key]
             joined = self._joined(orphan.entry, entry)
             self.aside_bytes += joined.size - orphan.entry.size
-            self._orphans[key] = replace(orphan, entry=joined)
+            self.last_orphan += 1
+            self._orphans[key] = replace(orphan, entry=joined, number=self.last_orphan)
             return
         present = self._waiting.get(key)
         self._waiting[key] = entry if present is None else self._joined(present, entry)
@@ -252,7 +255,8 @@ class RecordBuffer(Generic[R]):
         if newer is not None:
             entry = self._joined(entry, newer)
         parent = self._parent_of(entry.record)
-        self._orphans[key] = Orphan(entry, parent, since_s)
+        self.last_orphan += 1
+        self._orphans[key] = Orphan(entry, parent, since_s, self.last_orphan)
         self._orphans_of.setdefault(parent, {})[key] = None
         self.aside_bytes += entry.size
 
@@ -274,16 +278,25 @@ class RecordBuffer(Generic[R]):
 
     # --------------------------------------------------------------------------------------------- dead letters
 
-    def give_up(self, before_s: float, *, room: int, room_bytes: int) -> None:
-        """Refuse the orphans since `before_s` or earlier, and the longest waiting ones for whom there is no `room`."""
-        size = self.aside_bytes
-        while self._orphans:
-            key, orphan = next(iter(self._orphans.items()))
-            if orphan.since_s > before_s and self.orphans <= room and size <= room_bytes:
+    def give_up(self, before_s: float, *, room: int, room_bytes: int, up_to: float = inf) -> bool:
+        """Refuse the orphans since `before_s` or earlier, and the longest waiting ones for whom there is no `room`.
+
+        Those whose number is above `up_to` stay all the same; returns whether there were any.
+        """
+        given_up: list[str] = []
+        left, size, is_unsure = self.orphans, self.aside_bytes, False
+        for key, orphan in self._orphans.items():
+            if orphan.since_s > before_s and left <= room and size <= room_bytes:
                 break
-            size -= orphan.entry.size
-            self._pop_orphan(key)
-            self._refuse(key, Refused(orphan.entry, DeadLetterReason.UNKNOWN_SESSION, "its session is not known"))
+            if orphan.number > up_to:
+                is_unsure = True
+                continue
+            given_up.append(key)
+            left, size = left - 1, size - orphan.entry.size
+        for key in given_up:
+            entry = self._pop_orphan(key).entry
+            self._refuse(key, Refused(entry, DeadLetterReason.UNKNOWN_SESSION, "its session is not known"))
+        return is_unsure
 
     def all_refused(self) -> list[Refused[R]]:
         """Those that are no dead letters yet."""

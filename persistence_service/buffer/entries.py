@@ -74,8 +74,12 @@ class Refused(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Orphan(Generic[R]):
-    """An entry whose session is not stored; `since_s` is what the caller's clock of patience showed when that was found."""
+    """An entry whose session is not stored; `since_s` is what the caller's clock of patience showed when that was found.
+
+    `number` grows from orphan to orphan, and when more arrives of one.
+    """
 
     entry: Entry[R]
     parent: str
     since_s: float
+    number: int

@@ -36,6 +36,7 @@ from persistence_service.errors import (
     Unavailable,
     UnclassifiedStorageError,
 )
+from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task
 from persistence_service.observability.metrics import Metrics
@@ -71,10 +72,15 @@ class FlushReport:
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """Somebody waits until everything up to `ticket` is written. A patient one waits through failures too."""
+    """Somebody waits until everything up to `ticket`, or of it the sessions, is written. A patient one waits through failures too.
+
+    `has_sought` when it was looked for the sessions of orphans since; one that is patient doesn't ask for that.
+    """
 
     ticket: int
     patient: bool
+    only_sessions: bool
+    has_sought: bool
     done: asyncio.Event = field(default_factory=asyncio.Event)
     error: Unavailable | None = None
 
@@ -160,10 +166,12 @@ class Flusher:
         self._room_wanted = True
         self.notice()
 
-    async def flush(self, *, patient: bool = False, timeout_s: float | None = None) -> FlushReport:
+    async def flush(
+        self, *, only_sessions: bool = False, patient: bool = False, timeout_s: float | None = None
+    ) -> FlushReport:
         """Write everything that arrived before this call, orphans and refused records excepted.
 
-        With `patient` a failure of the backend is waited out at the pace of the back-off.
+        With `only_sessions` tasks are left to the next flush, if they are not in the way. With `patient` a failure of the backend is waited out at the pace of the back-off.
 
         Raises:
             StorageUnavailable: the backend is away; nothing is lost, and the flusher goes on trying.
@@ -173,7 +181,7 @@ class Flusher:
         if self._stopping:
             raise ShuttingDown("the service is shutting down; what it accepted is safe", retry_after_s=5)
         before, letters_before = dict(self._written), self._waiting.letterbox.total
-        request = _Request(self._waiting.tickets.last, patient)
+        request = _Request(self._waiting.tickets.last, patient, only_sessions, has_sought=patient or only_sessions)
         self._requests.append(request)
         if self.failure is None or not patient:
             self._wake.set()
@@ -223,6 +231,7 @@ class Flusher:
                     await self._try(reason)
         finally:
             self._stopping = True
+            self._orphans.search.stop()
             self._end_requests(ShuttingDown("the service is shutting down; what it accepted is safe", retry_after_s=5))
 
     async def _try(self, reason: FlushReason | None) -> None:
@@ -249,7 +258,7 @@ class Flusher:
             self._busy = False
 
     def _due(self) -> FlushReason | None:
-        if self._requests:
+        if any(not request.only_sessions for request in self._requests):
             return FlushReason.SHUTDOWN if self._draining else FlushReason.REQUEST
         if max(self._sessions.unflushed, self._tasks.unflushed) >= self._policy.max_buffer_size:
             return FlushReason.SIZE
@@ -260,7 +269,7 @@ class Flusher:
         left = self._seconds_to_next()
         if left is not None and left <= 0:
             return FlushReason.AGE
-        return None
+        return FlushReason.REQUEST if self._requests else None
 
     def _seconds_to_next(self) -> float | None:
         """Until the next flush is due by age, None when nothing waits."""
@@ -279,13 +288,20 @@ class Flusher:
     async def _flush(self, reason: FlushReason) -> None:
         started = self._timing.monotonic()
         self._room_wanted = False
-        asked = reason is FlushReason.SHUTDOWN or any(not request.patient for request in self._requests)
-        await self._orphans.seek_parents(asked=asked)
+        is_for_sessions = bool(self._requests) and all(request.only_sessions for request in self._requests)
+        is_for_sessions = is_for_sessions and reason is FlushReason.REQUEST
+        seeking = [request for request in self._requests if not request.has_sought]
+        await self._orphans.seek_parents(asked=reason is FlushReason.SHUTDOWN or bool(seeking))
+        for request in seeking:
+            request.has_sought = True
         target = self._waiting.tickets.last
         while True:
             await self._flush_up_to(self._sessions, target)
+            self._answer_requests(only_sessions=True)
             self._orphans.adopt()
-            await self._flush_up_to(self._tasks, target)
+            if self._waiting.spill or not is_for_sessions:
+                await self._flush_up_to(self._tasks, target)
+                self._orphans.ask_others()
             failure = await self._deal_with_refused()
             self._answer_requests()
             if not self._waiting.spill.has_up_to(target) or (failure and self._waiting.room.is_full_aside):
@@ -313,6 +329,9 @@ class Flusher:
     async def _deal_with_refused(self) -> PersistenceError | None:
         """Let them be dead letters, or wait in the journal; or why neither can be now, which holds the others up no more."""
         waiting, failure = self._waiting, None
+        if self._orphans.are_to_wait:
+            with suppress(Unavailable):  # the journal has no room: they are dead letters then
+                await waiting.set_aside.take_over(DeadLetterReason.UNKNOWN_SESSION)
         try:
             await waiting.letterbox.deliver()
         except PersistenceError as exc:
@@ -389,11 +408,15 @@ class Flusher:
         """Seconds until a failing backend is tried again."""
         return max(0.0, self._next_attempt_s - self._timing.monotonic())
 
-    def _answer_requests(self) -> None:
+    def _answer_requests(self, *, only_sessions: bool = False) -> None:
+        """End those that have what they wait for, or of these alone the ones that want `only_sessions`."""
         waiting: list[_Request] = []
         for request in self._requests:
-            places = (self._sessions, self._tasks, self._waiting.spill)
-            if any(place.has_up_to(request.ticket) for place in places):
+            places = (self._sessions, self._waiting.spill, *(() if request.only_sessions else (self._tasks,)))
+            is_early = (only_sessions and not request.only_sessions) or (
+                bool(self._tasks.orphans) and not request.has_sought
+            )
+            if is_early or any(place.has_up_to(request.ticket) for place in places):
                 waiting.append(request)
             else:
                 request.end()

@@ -7,7 +7,7 @@ after; only this order. What was journaled is taken in even if the one who sent 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -299,8 +299,8 @@ class BufferManager:
 
     # ------------------------------------------------------------------------------------------- asked by others
 
-    async def flush(self) -> FlushReport:
-        """Write everything accepted before this call, the journal of the last run included.
+    async def flush(self, *, only_sessions: bool = False) -> FlushReport:
+        """Write everything accepted before this call, or of it the sessions, the journal of the last run included.
 
         Raises:
             StorageUnavailable: the backend is away; nothing is lost.
@@ -308,7 +308,16 @@ class BufferManager:
             ShuttingDown: the service is at its end.
         """
         await self._replay.done()
-        return await self._flusher.flush()
+        return await self._flusher.flush(only_sessions=only_sessions)
+
+    async def store_sessions(self, session_ids: Iterable[str]) -> None:
+        """Write the sessions accepted before this call if any of these is among them, as far as the journal was read.
+
+        Raises:
+            StorageUnavailable, ShuttingDown: as `flush`.
+        """
+        if any(self._unstored.has_session(session_id) for session_id in session_ids):
+            await self._flusher.flush(only_sessions=True)
 
     def begin_shutdown(self) -> None:
         """End the intake; what was accepted stays safe."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from persistence_service.settings import Durability
+
+ASIDE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryBounds:
     """The most that waits in memory to be written; `pressure` is the share of it from which a flush starts early.
 
-    What is over it waits in the journal alone. Orphans may take a quarter of it beside that.
+    What is over it waits in the journal alone. Orphans, and what the database refuses, may take the share `aside` beside that.
     """
 
     records: int = 50_000
     size_bytes: int = 64 * 1024 * 1024
     pressure: float = 0.8
+    aside: float = ASIDE
 
 
 @dataclass(frozen=True, slots=True)

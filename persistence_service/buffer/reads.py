@@ -85,6 +85,11 @@ class Unstored:
         in_memory = any(intake.buffer.has_session(session_id) for intake in (self._sessions, self._tasks))
         return in_memory or any(queue.of_session(session_id) for queue in self._queues)
 
+    def has_session(self, session_id: str) -> bool:
+        """Whether a record of the session itself is not stored, or may not be."""
+        in_memory = self._sessions.buffer.has_session(session_id)
+        return in_memory or any(queue.holding(self._sessions.kind, session_id) for queue in self._queues)
+
     def note_deleted(self, session_id: str, up_to: datetime) -> None:
         """The session's tombstone is committed: what waits of it up to that time is dropped, and reads leave it out."""
         self._deleted.note(session_id, up_to)

@@ -9,7 +9,6 @@ from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.policy import MemoryBounds
 
 _REFILLED = 0.5
-_ASIDE = 0.25
 
 
 class Room:
@@ -27,7 +26,7 @@ class Room:
     @property
     def aside(self) -> tuple[int, int]:
         """The most orphans and refused records in memory, beside those that wait to be written, and their bytes."""
-        return int(self._bounds.records * _ASIDE), int(self._bounds.size_bytes * _ASIDE)
+        return int(self._bounds.records * self._bounds.aside), int(self._bounds.size_bytes * self._bounds.aside)
 
     @property
     def is_full_aside(self) -> bool:

@@ -15,6 +15,7 @@ from persistence_service.buffer.slices import SLICE_BYTES, slices
 from persistence_service.buffer.spill import SpilledBatch, SpillQueue
 from persistence_service.buffer.timing import Timing
 from persistence_service.journal.journal import Journal
+from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.models.times import to_micros
 
 RETRY_S: Final = 60.0
@@ -65,14 +66,15 @@ class SetAside:
         """Whether refused records take memory or hold segments that others need."""
         return self._room.is_full_aside or self._is_journal_crowded
 
-    async def take_over(self) -> None:
-        """Move what is still refused to the end of the journal.
+    async def take_over(self, reason: DeadLetterReason | None = None) -> None:
+        """Move what is still refused, or only what is for that `reason`, to the end of the journal.
 
         Raises:
             JournalFull, JournalUnavailable: it can't be written now; what is left stays in memory.
         """
         for intake in self._intakes.values():
-            for group in slices(intake.buffer.all_refused(), lambda each: each.entry.size, max_items=_GROUP):
+            chosen = [each for each in intake.buffer.all_refused() if reason in (None, each.reason)]
+            for group in slices(chosen, lambda each: each.entry.size, max_items=_GROUP):
                 records = [refused.entry.record for refused in group]
                 await self._append(intake, records, min(refused.entry.arrived_s for refused in group))
                 self._appended += len(group)

@@ -107,11 +107,16 @@ class ListDeleted(Question[dict[str, datetime]], frozen=True, tag=True):
 
 
 class Flush(Question[FlushReport], frozen=True, tag=True):
-    """Write all that it accepted before."""
+    """Write all that it accepted before, or of it the sessions."""
+
+    only_sessions: bool = False
 
 
 class FlushSessions(Question[None], frozen=True, tag=True):
-    """Write all that it accepted before if anything of these sessions, at most MAX_IDS, is among it."""
+    """Write the sessions that it accepted before if any of these, at most MAX_IDS, is among them.
+
+    It is refused by one that may have one of them in a part of a journal that it did not read yet.
+    """
 
     session_ids: list[str]
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Collection as Keys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import partial, reduce
 from typing import Final, Protocol, TypeVar
@@ -18,7 +19,7 @@ from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.buffer.flusher import FlushReport
 from persistence_service.buffer.manager import BufferManager, Receipt
 from persistence_service.errors import Replaying
-from persistence_service.fleet.control import Answers
+from persistence_service.fleet.control import PULSE_S, Answers
 from persistence_service.fleet.messages import (
     MAX_IDS,
     FindNewest,
@@ -42,6 +43,7 @@ R = TypeVar("R", Session, Task)
 
 _READ_PATIENCE_S: Final = 5.0
 _PATIENCE_S: Final = 10.0
+_PRESENT_PATIENCE_S: Final = 2 * PULSE_S  # one who answers gives a sign of life sooner
 
 
 class Heir(Protocol):
@@ -90,17 +92,26 @@ class WholeBuffer:
     async def accept_tasks(self, requests: Sequence[TaskRequest], ack: Durability | None = None) -> Receipt:
         """As `BufferManager.accept_tasks`. Only where storage is asked for do others hear of it: they may have the sessions."""
         if self._siblings.slots and (ack or self._default_ack) is Durability.STORAGE:
-            await self._store_sessions({request.session_id for request in requests})
+            await self.have_sessions_stored({request.session_id for request in requests})
         return await self._own.accept_tasks(requests, ack)
 
-    async def _store_sessions(self, session_ids: set[str]) -> None:
-        """Let those store them that have them and can; where not, the answer says that the tasks wait."""
+    async def have_sessions_stored(self, session_ids: Keys[str]) -> bool:
+        """Let those store them that have them and can; returns whether that was everyone who could have them.
+
+        Where it was not, tasks of these sessions wait.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(_READ_PATIENCE_S):
-                if len(session_ids) <= MAX_IDS:
-                    await self._siblings.ask_present(FlushSessions(list(session_ids)), patience_s=_READ_PATIENCE_S)
-                else:
-                    await self._siblings.ask_present(Flush(), patience_s=_READ_PATIENCE_S)
+                done = await self._asked_to_store(session_ids)
+                return len(done) == len(self._siblings.slots) and not self.is_incomplete
+        return False
+
+    async def _asked_to_store(self, session_ids: Keys[str]) -> Keys[int]:
+        if len(session_ids) > MAX_IDS:
+            every = Flush(only_sessions=True)
+            return await self._siblings.ask_present(every, patience_s=_PRESENT_PATIENCE_S)
+        those = FlushSessions(list(session_ids))
+        return await self._siblings.ask_present(those, patience_s=_PRESENT_PATIENCE_S)
 
     # -------------------------------------------------------------------------------------------- single records
 
@@ -141,7 +152,7 @@ class WholeBuffer:
     async def glimpse(self, session_id: str) -> tuple[Session | None, bool]:
         """What those who can be asked now know of a session, and whether these were all, with all of their journals."""
         is_whole = not self.is_incomplete
-        theirs = await self._siblings.ask_present(FindSession(session_id), patience_s=_READ_PATIENCE_S)
+        theirs = await self._siblings.ask_present(FindSession(session_id), patience_s=_PRESENT_PATIENCE_S)
         found = self._merged(SESSIONS, await self._own.session(session_id), theirs)
         return found, is_whole and len(theirs) == len(self._siblings.slots)
 
@@ -209,29 +220,26 @@ class WholeBuffer:
             Replaying: a worker can't be asked, or a journal can't be read now.
             ShuttingDown: the service is at its end.
         """
-        report = await self._flush_all()
-        if report.waiting and self._siblings.slots:  # perhaps for a session that another worker has just written
-            again = await self._flush_all()
-            report = FlushReport(
-                sessions_written=report.sessions_written + again.sessions_written,
-                tasks_written=report.tasks_written + again.tasks_written,
-                waiting=again.waiting,
-                dead_lettered=report.dead_lettered + again.dead_lettered,
-            )
-        return report
-
-    async def _flush_all(self) -> FlushReport:
         if not self._siblings.slots:
             return await self._flush_own()
-        own, theirs = await together(self._own_alone(), self._siblings.ask_all(Flush(), patience_s=_PATIENCE_S))
+        # A task must not be taken for an orphan because its session is with a worker that is slower.
+        first = await self._flush_all(only_sessions=True)
+        then = await self._flush_all()
+        return replace(_summed([first, then]), waiting=then.waiting)
+
+    async def _flush_all(self, *, only_sessions: bool = False) -> FlushReport:
+        question = Flush(only_sessions)
+        own, theirs = await together(
+            self._own_alone(only_sessions=only_sessions), self._siblings.ask_all(question, patience_s=_PATIENCE_S)
+        )
         return _summed([*own.values(), *theirs.values()])
 
-    async def _own_alone(self) -> dict[int, FlushReport]:
-        return {self._slot: await self._flush_own()}
+    async def _own_alone(self, *, only_sessions: bool) -> dict[int, FlushReport]:
+        return {self._slot: await self._flush_own(only_sessions=only_sessions)}
 
-    async def _flush_own(self) -> FlushReport:
+    async def _flush_own(self, *, only_sessions: bool = False) -> FlushReport:
         await self._heir.done()
-        return await self._own.flush()
+        return await self._own.flush(only_sessions=only_sessions)
 
     # ------------------------------------------------------------------------------------------ asked by siblings
 
@@ -275,11 +283,11 @@ class WholeBuffer:
         return self._deleted.known()
 
     async def _store_those(self, question: FlushSessions) -> None:
-        if any(self._own.is_waiting(session_id) for session_id in question.session_ids):
-            await self._own.flush()
+        await self._own.store_sessions(question.session_ids)
+        self.require_replayed()
 
-    async def _say_flushed(self, _: Flush) -> FlushReport:
-        return await self._flush_own()
+    async def _say_flushed(self, question: Flush) -> FlushReport:
+        return await self._flush_own(only_sessions=question.only_sessions)
 
 
 def _summed(reports: Iterable[FlushReport]) -> FlushReport:

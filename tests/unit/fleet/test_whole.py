@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 import persistence_service.fleet.whole as module
+from persistence_service.bootstrap import Services
+from persistence_service.buffer import set_aside
 from persistence_service.errors import Replaying, SessionNotFound, StorageUnavailable, TaskNotFound
 from persistence_service.models.status import Status
 from persistence_service.services.dead_letters import LetterFilter
 from persistence_service.services.query import PageRequest, SessionFilter, TaskFilter
 from persistence_service.settings import Durability
-from tests.unit.buffer.harness import session_request, task_request, until
+from tests.unit.buffer.harness import session_request, task_request, task_requests, until
 from tests.unit.fleet.crew import AWAY, WORKERS, Crew, crew_of
 
 FRESH = PageRequest(fresh=True)
@@ -38,6 +40,29 @@ async def small_crew(tmp_path: Path, control_directory: Path) -> AsyncIterator[C
     buffer = {"flush_interval": 3600, "max_buffer_size": 1, "max_memory_records": 1}
     async with crew_of(tmp_path, control_directory, buffer=buffer) as crew:
         yield crew
+
+
+@pytest.fixture
+async def crowded(tmp_path: Path, control_directory: Path) -> AsyncIterator[Crew]:
+    """One that has ROOM for tasks whose session is not stored, and writes as soon as there are a few."""
+    buffer = {"flush_interval": 3600, "max_buffer_size": 4, "max_memory_records": 16 * WORKERS}
+    async with crew_of(tmp_path, control_directory, buffer=buffer) as crew:
+        yield crew
+
+
+ROOM = 12
+TASKS_SENT = 40
+
+
+async def accept_tasks(services: Services, number: int, session_id: str) -> None:
+    """In batches that each let a flush begin."""
+    requests = task_requests(number, session_id)
+    for start in range(0, number, 4):
+        await services.buffer.accept_tasks(requests[start : start + 4])
+
+
+async def letters(crew: Crew) -> int:
+    return len((await crew.each[0].dead_letters.page(LetterFilter(), limit=1000, cursor=None)).items)
 
 
 @pytest.fixture
@@ -130,15 +155,19 @@ class TestFlush:
         for services in crew.each:
             assert services.buffer.stats().total_count == 0
 
-    async def test_tasks_do_not_wait_for_a_session_that_another_worker_had(self, crew: Crew) -> None:
+    async def test_no_task_is_written_before_the_sessions_of_all_are_stored(self, crew: Crew) -> None:
         for slot in range(1, WORKERS):
             await crew[slot].buffer.accept_tasks([task_request(f"T{slot}", "S")])
         await crew[0].buffer.accept_sessions([session_request("S")])
-        crew.workers[0].backend.may_begin.clear()
+        gate = crew.workers[0].backend
+        gate.may_begin.clear()
         flush = asyncio.ensure_future(crew[2].whole.flush())
-        await until(lambda: all(crew[slot].buffer.stats().waiting_for_session for slot in range(1, WORKERS)))
-        crew.workers[0].backend.may_begin.set()
-        assert (await flush).waiting == 0
+        await until(lambda: gate.at_gate > 0)
+        await crew[1].whole.have_sessions_stored(["unknown"])  # a question and its answer later
+        assert all(crew[slot].buffer.stats().memory_records == 1 for slot in range(1, WORKERS))
+        gate.may_begin.set()
+        report = await flush
+        assert (report.sessions_written, report.tasks_written, report.waiting) == (1, WORKERS - 1, 0)
         assert (await crew[1].query.tasks_of("S", TaskFilter(session_id="S"), PageRequest())).total == WORKERS - 1
 
     async def test_a_task_is_stored_at_once_on_demand_though_another_worker_had_its_session(self, crew: Crew) -> None:
@@ -169,6 +198,68 @@ class TestFlush:
         for slot in (0, 2):
             with pytest.raises(StorageUnavailable, match="worker 2: "):
                 await crew[slot].whole.flush()
+
+
+class TestTasksWhoseSessionAnotherWorkerHas:
+    """`crowded` has room for fewer of them than are sent."""
+
+    async def test_there_may_be_more_of_them_than_there_is_room_for(self, crowded: Crew) -> None:
+        await crowded[0].buffer.accept_sessions([session_request("S")])
+        crowded.workers[1].backend.may_begin.clear()
+        await accept_tasks(crowded[1], TASKS_SENT, "S")
+        crowded.workers[1].backend.may_begin.set()
+        await until(lambda: crowded[1].buffer.stats().total_count == 0)
+        for number in range(TASKS_SENT):
+            assert (await crowded[2].query.task(f"T{number:05}")).session_id == "S"
+        assert await letters(crowded) == 0
+        page = await crowded[2].query.tasks_of("S", TaskFilter(session_id="S"), FRESH)
+        assert page.total == TASKS_SENT
+
+    async def test_a_flush_stores_them_all(self, crowded: Crew) -> None:
+        await crowded[0].buffer.accept_sessions([session_request("S")])
+        gate = crowded.workers[1].backend
+        gate.may_begin.clear()
+        await accept_tasks(crowded[1], TASKS_SENT, "S")
+        flush = asyncio.ensure_future(crowded[2].whole.flush())
+        gate.may_begin.set()
+        report = await flush
+        assert (report.waiting, report.dead_lettered) == (0, 0)
+        assert (report.sessions_written, report.tasks_written) == (1, TASKS_SENT)
+        assert await letters(crowded) == 0
+
+    async def test_those_of_a_session_that_nobody_has_are_given_up_once_all_said_so(self, crowded: Crew) -> None:
+        await accept_tasks(crowded[1], TASKS_SENT, "nobody's")
+        await until(lambda: crowded[1].buffer.stats().total_count == ROOM)
+        assert crowded[1].buffer.stats().waiting_for_session == ROOM
+        assert await letters(crowded) == TASKS_SENT - ROOM
+
+    async def test_two_that_wait_for_each_other_do_not_hold_each_other_up(self, crowded: Crew) -> None:
+        for slot, other in ((0, 1), (1, 0)):
+            await crowded[slot].buffer.accept_sessions([session_request(f"S{slot}")])
+            crowded.workers[slot].backend.may_begin.clear()
+            await crowded[slot].buffer.accept_tasks(task_requests(TASKS_SENT, f"S{other}", f"T{slot}-"))
+        for slot in (0, 1):
+            crowded.workers[slot].backend.may_begin.set()
+        await until(lambda: all(services.buffer.stats().total_count == 0 for services in crowded.each))
+        assert await letters(crowded) == 0
+
+    async def test_while_that_one_is_away_those_without_room_wait_in_the_journal(
+        self, crowded: Crew, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(set_aside, "RETRY_S", 0.01)
+        crowded.workers[0].stop_storing()
+        await crowded[0].buffer.accept_sessions([session_request("S")])
+        await crowded.stop(0)
+        await until(lambda: not crowded[1].whole.are_all_there)
+        await accept_tasks(crowded[1], TASKS_SENT, "S")
+        await until(lambda: crowded[1].buffer.stats().waiting_for_session <= ROOM)
+        await until(lambda: crowded[1].buffer.stats().set_aside >= TASKS_SENT - ROOM)
+        assert (crowded[1].buffer.stats().tasks_count, await letters(crowded)) == (TASKS_SENT, 0)
+        await crowded.start(0)
+        await until(lambda: crowded[1].buffer.stats().total_count == 0)
+        assert await letters(crowded) == 0
+        for number in range(TASKS_SENT):
+            assert (await crowded[2].query.task(f"T{number:05}")).session_id == "S"
 
 
 class TestDeletion:
