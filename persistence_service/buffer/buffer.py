@@ -208,6 +208,10 @@ class RecordBuffer(Generic[R]):
                 del self._waiting[key]
         return list(self._in_flight.values())
 
+    def is_in_flight(self, entry: Entry[R]) -> bool:
+        """Whether it was taken, and not settled since."""
+        return self._in_flight.get(self.collection.key_of(entry.record)) is entry
+
     def put_back(self) -> None:
         """The chunk in flight waits again, in its place, so that the next one may be another."""
         back, self._in_flight = self._in_flight, {}

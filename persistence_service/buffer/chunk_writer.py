@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 from persistence_service.buffer.buffer import RecordBuffer
@@ -85,16 +86,20 @@ class ChunkWriter:
             await self._write(buffer, entries, patience_s, report)
             return
         size = -(-len(entries) // parts)
+        each = [entries[start : start + size] for start in range(0, len(entries), size)]
         ends = await asyncio.gather(
-            *(
-                self._write(buffer, entries[start : start + size], patience_s, report)
-                for start in range(0, len(entries), size)
-            ),
-            return_exceptions=True,
+            *(self._write(buffer, part, patience_s, report) for part in each), return_exceptions=True
         )
-        failures = [end for end in ends if end is not None]
+        doubted = [isinstance(end, UnclassifiedStorageError) and report.stored > 0 for end in ends]
+        failures = [end for end, is_doubted in zip(ends, doubted, strict=True) if end is not None and not is_doubted]
         if failures:  # one of which only a person can mend is told first: it does not pass by itself
             raise min(failures, key=lambda failure: isinstance(failure, StorageUnavailable))
+        # A part that gave up before another had stored anything was about single records: as if it had come second.
+        suspects = {id(entry) for entry, _ in report.suspects}
+        for part in compress(each, doubted):
+            left = [entry for entry in part if buffer.is_in_flight(entry) and id(entry) not in suspects]
+            if left:
+                await self._write(buffer, left, patience_s, report)
 
     async def _write(
         self, buffer: RecordBuffer[Any], entries: Sequence[Entry[Any]], patience_s: float, report: ChunkReport

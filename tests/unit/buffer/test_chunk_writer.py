@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from persistence_service.buffer.buffer import RecordBuffer
-from persistence_service.buffer.chunk_writer import ChunkReport, ChunkWriter
+from persistence_service.buffer.chunk_writer import CONVINCING, ChunkReport, ChunkWriter
 from persistence_service.buffer.entries import Entry
 from persistence_service.buffer.record_writer import RecordWriter, Written
 from persistence_service.errors import (
@@ -123,6 +123,31 @@ async def test_an_unknown_error_of_one_record_is_believed_when_the_other_part_wa
     report = await written(ChunkWriter(Together(2, having("T01999", odd)), parallel=2), buffer)
     assert report.stored == ROWS - 1
     assert [refused.number for refused in buffer.all_refused()] == [7777]
+
+
+async def test_unknown_errors_of_one_part_are_believed_though_the_other_part_was_stored_later() -> None:
+    bad = {f"T{number:05}" for number in range(CONVINCING)}
+    failed: set[str] = set()
+    all_failed = asyncio.Event()
+
+    class OtherPartLast(Together):
+        async def write(self, collection: Collection[Any], records: Sequence[Any]) -> Written:
+            if len(records) == ROWS // 2 and collection.key_of(records[-1]) == f"T{ROWS - 1:05}":
+                await all_failed.wait()
+            return await super().write(collection, records)
+
+    def failing(keys: Sequence[str]) -> PersistenceError | None:
+        if bad.isdisjoint(keys):
+            return None
+        failed.update(keys if len(keys) == 1 else ())
+        if failed == bad:
+            all_failed.set()
+        return UnclassifiedStorageError("odd", number=7777)
+
+    buffer = filled()
+    report = await written(ChunkWriter(OtherPartLast(1, failing), parallel=2), buffer)
+    assert (report.stored, buffer.unflushed) == (ROWS - len(bad), 0)
+    assert {refused.entry.record.task_id for refused in buffer.all_refused()} == bad
 
 
 async def test_cancelling_ends_all_parts_and_leaves_their_records_in_flight() -> None:
