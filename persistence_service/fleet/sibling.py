@@ -137,8 +137,9 @@ class Sibling:
         """Whether it answers now, whatever it says; all who want to know that at a time share one question."""
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._look(), name=f"look for {self.name}")
-        await asyncio.wait((self._probe,))
-        return not self._probe.cancelled() and self._probe.result()
+        probe = self._probe  # the next one may have begun before this caller has its turn again
+        await asyncio.wait((probe,))
+        return not probe.cancelled() and probe.result()
 
     async def _look(self) -> bool:
         try:

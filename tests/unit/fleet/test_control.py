@@ -35,6 +35,7 @@ from persistence_service.fleet.messages import (
     write_answer,
     write_question,
 )
+from persistence_service.fleet.sibling import Sibling
 from persistence_service.fleet.siblings import Siblings
 from persistence_service.models.task import Task
 from persistence_service.testing.samples import task_record
@@ -308,6 +309,16 @@ class TestStopped:
                 lookup.cancel()
             await asyncio.gather(*lookups, return_exceptions=True)
             siblings.close()
+
+    async def test_one_who_looks_again_at_once_takes_nobody_the_outcome(self, control_directory: Path) -> None:
+        """Torture of three workers, seed 17: the answer to a batch was 500."""
+        sibling = Sibling(1, control_directory / "1.sock")
+
+        async def twice() -> list[bool]:
+            return [await sibling.is_there() for _ in range(2)]
+
+        outcomes = await asyncio.gather(twice(), sibling.is_there(), twice())
+        assert outcomes == [[False, False], False, [False, False]]
 
 
 class TestRemoved:
