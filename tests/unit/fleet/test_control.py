@@ -317,8 +317,8 @@ class TestStopped:
         async def twice() -> list[bool]:
             return [await sibling.is_there() for _ in range(2)]
 
-        outcomes = await asyncio.gather(twice(), sibling.is_there(), twice())
-        assert outcomes == [[False, False], False, [False, False]]
+        first, other, second = await asyncio.gather(twice(), sibling.is_there(), twice())
+        assert (first, other, second) == ([False, False], False, [False, False])
 
 
 class TestRemoved:
