@@ -82,8 +82,10 @@ RANGE = (
 )
 WALK = (
     r"SCAN translation_tasks USING INDEX (ix_tasks_created|ix_tasks_updated|sqlite_autoindex_translation_tasks_1)",
-    r"SCAN dead_letters USING INDEX ix_letters_created",
+    r"SCAN dead_letters USING (COVERING )?INDEX ix_letters_created",
 )
+# In the background, by the index alone: the dead letters of each reason are counted for the metrics.
+CENSUS = (r"SCAN dead_letters USING COVERING INDEX ix_letters_reason",)
 COUNT_WALK = (r"SCAN (translation_tasks|dead_letters)( USING COVERING INDEX \w+)?",)
 SMALL = (r"(SCAN|SEARCH) translation_sessions.*",)  # a workbook each: this table may be read and sorted
 SORT = (r"USE TEMP B-TREE FOR .*",)
@@ -109,6 +111,8 @@ def costs_too_much(sql: str, plan: list[str]) -> str:
     small = any(matches(step, (*ONE_READ, *SMALL, DATES)) for step in plan)
     for step in plan:
         if matches(step, (*ONE_READ, *SMALL, *GLUE, *SORT)):
+            continue
+        if matches(step, CENSUS) and "GROUP BY" in sql:
             continue
         if not bounded and not matches(step, RANGE):
             return f"nothing bounds {step!r}"
@@ -150,5 +154,5 @@ def test_every_index_is_needed_by_a_statement(recorded: Recorded) -> None:
 
 def test_nothing_is_permitted_that_does_not_occur(recorded: Recorded) -> None:
     steps = {step for plan in recorded.plans.values() for step in plan}
-    permitted = (*ONE_READ, *RANGE, *WALK, *COUNT_WALK, *SMALL, *SORT, *GLUE)
+    permitted = (*ONE_READ, *RANGE, *WALK, *CENSUS, *COUNT_WALK, *SMALL, *SORT, *GLUE)
     assert [pattern for pattern in permitted if not any(re.fullmatch(pattern, step) for step in steps)] == []
