@@ -6,13 +6,14 @@ import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import Final
 
 from persistence_service.torture.commits import CommitFinder
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _CHUNK_BYTES: Final = 65_536
 _CLOSE_WITH_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
@@ -198,17 +199,23 @@ class _Link:
 async def proxy_to(target: tuple[str, int]) -> AsyncIterator[Proxy]:
     """A proxy to `target` on a free port of this machine, gone at the end with all its connections."""
     proxy = Proxy(target)
+    async with listening(proxy.serve) as proxy.address:
+        yield proxy
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[tuple[str, int]]:
+    """The address on a free port of this machine where `serve` has each client that connects, until the end."""
     clients: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(proxy.serve(reader, writer))
+        task = asyncio.ensure_future(serve(reader, writer))
         clients.add(task)
         task.add_done_callback(clients.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    proxy.address = server.sockets[0].getsockname()
     try:
-        yield proxy
+        yield server.sockets[0].getsockname()
     finally:
         server.close()
         for task in clients:

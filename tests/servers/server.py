@@ -78,6 +78,16 @@ class Server:
         for name in list(self._databases):
             self.drop(name)
 
+    @contextmanager
+    def ordinary_account(self, name: str) -> Iterator[MysqlOptions]:
+        """The options of an account that has rights on a new database alone; both are gone at the end."""
+        database = self.new_database()
+        self.sql(f"CREATE USER {name} IDENTIFIED BY ''")
+        self.sql(f"GRANT ALL ON {database}.* TO {name}")
+        yield self.options(database, user=name)
+        self.sql(f"DROP USER {name}")
+        self.drop(database)
+
     def start(self) -> None:
         """Start it again on the same data and port; returns when it answers."""
         self._owned().start()

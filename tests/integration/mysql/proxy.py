@@ -5,6 +5,8 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
+from persistence_service.torture.proxy import listening
+
 
 class Proxy:
     """While `swallows`, bytes go nowhere in either direction and nobody is told; `after` begins that with a text sent."""
@@ -71,22 +73,8 @@ class Proxy:
 async def proxy_to(target: tuple[str, int]) -> AsyncIterator[Proxy]:
     """A proxy to `target`, gone at the end with all its connections."""
     proxy = Proxy(target)
-    clients: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(proxy.handle(reader, writer))
-        clients.add(task)
-        task.add_done_callback(clients.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    proxy.address = server.sockets[0].getsockname()
-    try:
+    async with listening(proxy.handle) as proxy.address:
         yield proxy
-    finally:
-        server.close()
-        for task in clients:
-            task.cancel()
-        await asyncio.gather(*clients, return_exceptions=True)
 
 
 @contextmanager

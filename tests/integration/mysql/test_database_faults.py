@@ -24,18 +24,13 @@ from tests.servers.server import Server
 
 PREFIX = "tortured_"
 TASK_IDS = [f"{PREFIX}{number}" for number in range(20)]
-_ACCOUNT = "ordinary"
 
 
 @pytest.fixture
 def options(own_server: Server) -> Iterator[MysqlOptions]:
     """Those of an account that has rights on its database alone."""
-    database = own_server.new_database()
-    own_server.sql(f"CREATE USER {_ACCOUNT} IDENTIFIED BY ''")
-    own_server.sql(f"GRANT ALL ON {database}.* TO {_ACCOUNT}")
-    yield own_server.options(database, user=_ACCOUNT)
-    own_server.sql(f"DROP USER {_ACCOUNT}")
-    own_server.drop(database)
+    with own_server.ordinary_account("ordinary") as ordinary:
+        yield ordinary
 
 
 @pytest.fixture
