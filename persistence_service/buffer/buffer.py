@@ -1,15 +1,15 @@
 """The buffer of one collection: accepted records in memory that are not yet in the backend, merged by key.
 
 An entry is in exactly one place: *waiting* (in order of arrival), *contested* (it waits behind one of its key that names
-another parent), *in flight* (a chunk was taken, and stays here until it is settled, however often its write fails), an *orphan*
-(its session is not stored), or *refused* (on its way to the dead letters). The last two block nobody. An entry holds on to the
-journal segments that its records came from until it is stored.
+another session), *in flight* (a chunk was taken, and stays here until it is settled, however often its write fails), an *orphan*
+(its session is not stored), or *refused* (on its way to the dead letters). The last two block nobody, not even one of their key
+that names another session. An entry holds on to the journal segments that its records came from until it is stored.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 from math import inf
@@ -18,7 +18,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from persistence_service.buffer.deleted import DeletedSessions
-from persistence_service.buffer.entries import SESSION_DELETED, Entry, Orphan, Place, Refused, UnstoredReason
+from persistence_service.buffer.entries import SESSION_DELETED, Entry, Place, Refused, UnstoredReason
+from persistence_service.buffer.orphan_shelf import Orphan, OrphanShelf
 from persistence_service.journal.segment import Segment
 from persistence_service.models.dead_letter import DeadLetterReason
 from persistence_service.models.merge import merge_in_either_order
@@ -31,7 +32,8 @@ Release = Callable[[Segment, int], None]
 class RecordBuffer(Generic[R]):
     """Entries of one collection. Not thread-safe: used from the event loop alone.
 
-    Waiting entries are in the order of their tickets. Everything of a key that is not refused agrees in the fixed fields.
+    Waiting entries are in the order of their tickets. What waits or is in flight of a key agrees in the fixed fields, as long as
+    it is not deleted.
     """
 
     def __init__(
@@ -48,12 +50,10 @@ class RecordBuffer(Generic[R]):
         self._of_session: Counter[str] = Counter()
         self._waiting: dict[str, Entry[R]] = {}
         self._in_flight: dict[str, Entry[R]] = {}
-        self._orphans: dict[str, Orphan[R]] = {}
-        self._orphans_of: dict[str, dict[str, None]] = {}
+        self._orphans = OrphanShelf(collection)
         self._contested: dict[str, list[Entry[R]]] = {}
         self._refused: dict[str, list[Refused[R]]] = {}
         self._refused_count = 0
-        self.last_orphan = 0
         self.size_bytes = 0
         self.aside_bytes = 0
         self.merged = 0
@@ -74,12 +74,17 @@ class RecordBuffer(Generic[R]):
     @property
     def oldest_orphan_s(self) -> float | None:
         """When the first of them became one, by the clock of patience; None when there is none."""
-        return next((orphan.since_s for orphan in self._orphans.values()), None)
+        return next((orphan.since_s for orphan in self._orphans), None)
+
+    @property
+    def last_orphan(self) -> int:
+        """The number of the last that became one, or of which more has come."""
+        return self._orphans.last_number
 
     @property
     def missing_parents(self) -> list[str]:
         """The parents that orphans wait for."""
-        return list(self._orphans_of)
+        return self._orphans.parents
 
     @property
     def refused(self) -> int:
@@ -123,48 +128,41 @@ class RecordBuffer(Generic[R]):
     def add(self, entry: Entry[R]) -> None:
         """Take an entry in and merge it with what is here of its key, in its place; an orphan stays one.
 
-        One that names another parent than what is here of its key waits behind that, and the backend decides: it may know that
-        the other one is deleted. Beside an orphan it is refused. One that is deleted is dropped.
+        One that names another session than what waits or is in flight of its key waits behind that, and the backend decides: it
+        may know that the other one is deleted. It goes before an orphan, whose session may never come. One that is deleted is
+        dropped.
         """
         key = self.collection.key_of(entry.record)
         self.size_bytes += entry.size
         self._of_session[_session_of(entry)] += 1
         if self._deleted.covers(entry.record):
             self._drop(entry)
-            return
-        if key not in self._waiting and key not in self._in_flight and key not in self._orphans:
-            self._waiting[key] = entry
-            return
-        if any(self._contradicts(present, entry) for present in self._entries(key)):
-            self._contest(key, entry)
-            return
-        if key in self._orphans:
-            orphan = self._orphans[key]
+        elif (orphan := self._orphans.find(entry.record)) is not None:
             joined = self._joined(orphan.entry, entry)
             self.aside_bytes += joined.size - orphan.entry.size
-            self.last_orphan += 1
-            self._orphans[key] = replace(orphan, entry=joined, number=self.last_orphan)
-            return
-        present = self._waiting.get(key)
-        self._waiting[key] = entry if present is None else self._joined(present, entry)
-
-    def _contest(self, key: str, entry: Entry[R]) -> None:
-        if key in self._orphans:
-            conflict = "another session, which is not known, has a task of this id"
-            self._refuse(key, Refused(entry, DeadLetterReason.TASK_ID_CONFLICT, conflict))
-        else:
+            self._orphans.put_in_place(orphan, joined)
+        elif any(self._contradicts(present, entry) for present in self._unflushed(key)):
             self._contested.setdefault(key, []).append(entry)
+        else:
+            present = self._waiting.get(key)
+            self._waiting[key] = entry if present is None else self._joined(present, entry)
+
+    def _add_again(self, entries: Sequence[Entry[R]]) -> None:
+        """These were here before, in other places; all that waits is in order again."""
+        if not entries:
+            return
+        for entry in entries:
+            self.size_bytes -= entry.size
+            self._forget_one_of(_session_of(entry))
+            self.add(entry)
+        self._waiting = _in_order(self._waiting)
 
     def _let_contested_wait(self) -> None:
         """Those behind nobody any more wait for a chunk like all others; what is deleted of them is dropped."""
         if not self._contested:
             return
-        for key in [key for key in self._contested if key not in self._waiting and key not in self._in_flight]:
-            for entry in self._contested.pop(key):
-                self.size_bytes -= entry.size
-                self._forget_one_of(_session_of(entry))
-                self.add(entry)
-        self._waiting = _in_order(self._waiting)
+        free = [key for key in self._contested if key not in self._waiting and key not in self._in_flight]
+        self._add_again([entry for key in free for entry in self._contested.pop(key)])
 
     def _contradicts(self, present: Entry[R], arriving: Entry[R]) -> bool:
         """Whether they can't both be stored; what is deleted, and in flight still, contradicts nobody."""
@@ -213,12 +211,15 @@ class RecordBuffer(Generic[R]):
         return self._in_flight.get(self.collection.key_of(entry.record)) is entry
 
     def put_back(self) -> None:
-        """The chunk in flight waits again, in its place, so that the next one may be another."""
-        back, self._in_flight = self._in_flight, {}
-        for key, entry in back.items():
+        """The chunk in flight waits again, in its place, so that the next one may be another; what is deleted of it is dropped."""
+        back: dict[str, Entry[R]] = {}
+        for key, entry in self._in_flight.items():
+            if self._deleted.covers(entry.record):
+                self._drop(entry)
+                continue
             newer = self._waiting.pop(key, None)
-            if newer is not None:
-                back[key] = self._joined(entry, newer)
+            back[key] = entry if newer is None else self._joined(entry, newer)
+        self._in_flight = {}
         self._waiting = _in_order(back | self._waiting)
 
     def settle(self, entry: Entry[R]) -> None:
@@ -236,8 +237,8 @@ class RecordBuffer(Generic[R]):
         for entry in [entry for entry in self._waiting.values() if self._deleted.covers(entry.record)]:
             del self._waiting[self.collection.key_of(entry.record)]
             self._drop(entry)
-        for key in [key for key, orphan in self._orphans.items() if self._deleted.covers(orphan.entry.record)]:
-            self._drop(self._pop_orphan(key).entry)
+        for orphan in [orphan for orphan in self._orphans if self._deleted.covers(orphan.entry.record)]:
+            self._drop(self._pop_orphan(orphan))
         self._let_contested_wait()
 
     def _drop(self, entry: Entry[R]) -> None:
@@ -252,16 +253,13 @@ class RecordBuffer(Generic[R]):
                 self._awaited[ticket][_identity(self.collection, entry.record)] = (place, reason)
 
     def set_orphan(self, entry: Entry[R], since_s: float) -> None:
-        """The entry's parent is not stored: keep it, and what arrives of its key, until `adopt` names that parent."""
+        """The entry's parent is not stored: keep it, and what arrives of it, until `adopt` names that parent."""
         key = self.collection.key_of(entry.record)
         del self._in_flight[key]
-        newer = self._waiting.pop(key, None)
-        if newer is not None:
-            entry = self._joined(entry, newer)
-        parent = self._parent_of(entry.record)
-        self.last_orphan += 1
-        self._orphans[key] = Orphan(entry, parent, since_s, self.last_orphan)
-        self._orphans_of.setdefault(parent, {})[key] = None
+        newer = self._waiting.get(key)
+        if newer is not None and not self._differs_in_fixed(entry.record, newer.record):
+            entry = self._joined(entry, self._waiting.pop(key))
+        self._orphans.add(entry, since_s)
         self.aside_bytes += entry.size
 
     def refuse(self, refused: Refused[R]) -> None:
@@ -275,10 +273,7 @@ class RecordBuffer(Generic[R]):
 
         It takes time in proportion to all that waits: call it once for many parents.
         """
-        keys = [key for parent in dict.fromkeys(parents) for key in self._orphans_of.get(parent, ())]
-        if keys:
-            adopted = {key: self._pop_orphan(key).entry for key in keys}
-            self._waiting = _in_order(adopted | self._waiting)
+        self._add_again([self._pop_orphan(orphan) for orphan in self._orphans.of_parents(parents)])
 
     # --------------------------------------------------------------------------------------------- dead letters
 
@@ -287,19 +282,19 @@ class RecordBuffer(Generic[R]):
 
         Those whose number is above `up_to` stay all the same; returns whether there were any.
         """
-        given_up: list[str] = []
+        given_up: list[Orphan[R]] = []
         left, size, is_unsure = self.orphans, self.aside_bytes, False
-        for key, orphan in self._orphans.items():
+        for orphan in self._orphans:
             if orphan.since_s > before_s and left <= room and size <= room_bytes:
                 break
             if orphan.number > up_to:
                 is_unsure = True
                 continue
-            given_up.append(key)
+            given_up.append(orphan)
             left, size = left - 1, size - orphan.entry.size
-        for key in given_up:
-            entry = self._pop_orphan(key).entry
-            self._refuse(key, Refused(entry, DeadLetterReason.UNKNOWN_SESSION, "its session is not known"))
+        for orphan in given_up:
+            entry = self._pop_orphan(orphan)
+            self._refuse(orphan.key, Refused(entry, DeadLetterReason.UNKNOWN_SESSION, "its session is not known"))
         return is_unsure
 
     def all_refused(self) -> list[Refused[R]]:
@@ -312,14 +307,10 @@ class RecordBuffer(Generic[R]):
         self._answer(entry, place, refused.reason)
         self._let_go(entry)
 
-    def _pop_orphan(self, key: str) -> Orphan[R]:
-        orphan = self._orphans.pop(key)
-        siblings = self._orphans_of[orphan.parent]
-        del siblings[key]
-        if not siblings:
-            del self._orphans_of[orphan.parent]
+    def _pop_orphan(self, orphan: Orphan[R]) -> Entry[R]:
+        self._orphans.remove(orphan)
         self.aside_bytes -= orphan.entry.size
-        return orphan
+        return orphan.entry
 
     def _pop_refused(self, refused: Refused[R]) -> Entry[R]:
         """Take it out as it is now: it may have been sent again meanwhile."""
@@ -351,8 +342,8 @@ class RecordBuffer(Generic[R]):
 
         What is deleted does not show, nor what contradicts the others in a fixed field.
         """
-        entries = [*self._entries(key), *(refused.entry for refused in self._refused.get(key, ()))]
-        known = [*(entry.record for entry in entries), *spilled]
+        aside = [each.entry for each in (*self._orphans.of_key(key), *self._refused.get(key, ()))]
+        known = [*(entry.record for entry in (*self._unflushed(key), *aside)), *spilled]
         records = [record for record in known if not self._deleted.covers(record)]
         agreeing = [record for record in records if not self._differs_in_fixed(records[0], record)]
         return reduce(self._merged, agreeing) if agreeing else None
@@ -369,7 +360,7 @@ class RecordBuffer(Generic[R]):
         yield from (entry.record for entry in self._aside())
 
     def _aside(self) -> Iterator[Entry[R]]:
-        yield from (orphan.entry for orphan in self._orphans.values())
+        yield from (orphan.entry for orphan in self._orphans)
         yield from (refused.entry for refused in self.all_refused())
 
     def watch(self, ticket: int) -> None:
@@ -387,32 +378,26 @@ class RecordBuffer(Generic[R]):
     def why_unstored(self, record: R, ticket: int) -> tuple[Place, str] | None:
         """Where a record of the watched batch `ticket` is and why; None when it is stored, alone or merged into another."""
         key = self.collection.key_of(record)
-        for entry in self._entries(key):
+        for entry, reason in self._unstored(key):
             if ticket in entry.watched and not self._differs_in_fixed(entry.record, record):
-                is_orphan = key in self._orphans
-                reason = UnstoredReason.UNKNOWN_SESSION if is_orphan else UnstoredReason.STORAGE_UNAVAILABLE
                 return Place.WAITING, reason
-        for entry in self._contested.get(key, ()):
-            if ticket in entry.watched and not self._differs_in_fixed(entry.record, record):
-                return Place.WAITING, UnstoredReason.STORAGE_UNAVAILABLE
-        for refused in self._refused.get(key, ()):
-            if ticket in refused.entry.watched and not self._differs_in_fixed(refused.entry.record, record):
-                return Place.WAITING, refused.reason
         return self._awaited.get(ticket, {}).get(_identity(self.collection, record))
 
-    def _entries(self, key: str) -> Iterator[Entry[R]]:
-        if key in self._orphans:
-            yield self._orphans[key].entry
+    def _unstored(self, key: str) -> Iterator[tuple[Entry[R], str]]:
+        """Everything of this key, and why it is not stored yet."""
+        for entry in (*self._unflushed(key), *self._contested.get(key, ())):
+            yield entry, UnstoredReason.STORAGE_UNAVAILABLE
+        for orphan in self._orphans.of_key(key):
+            yield orphan.entry, UnstoredReason.UNKNOWN_SESSION
+        for refused in self._refused.get(key, ()):
+            yield refused.entry, refused.reason
+
+    def _unflushed(self, key: str) -> Iterator[Entry[R]]:
         for place in (self._in_flight, self._waiting):
             if key in place:
                 yield place[key]
 
     # ------------------------------------------------------------------------------------------------- insides
-
-    def _parent_of(self, record: R) -> str:
-        assert self.collection.parent is not None, "only a collection with a parent has orphans"  # noqa: S101  # a mistake of ours
-        parent: str = getattr(record, self.collection.parent.field)
-        return parent
 
     def _says_the_same(self, one: R, other: R) -> bool:
         merge = self.collection.merge

@@ -70,16 +70,3 @@ class Refused(Generic[R]):
     detail: str
     number: int | None = None
     column: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan(Generic[R]):
-    """An entry whose session is not stored; `since_s` is what the caller's clock of patience showed when that was found.
-
-    `number` grows from orphan to orphan, and when more arrives of one.
-    """
-
-    entry: Entry[R]
-    parent: str
-    since_s: float
-    number: int

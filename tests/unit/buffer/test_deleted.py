@@ -1,5 +1,6 @@
 """Deleted records in the buffer: they meet nothing that is newer, and are found in no read."""
 
+import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.buffer.policy import MemoryBounds
-from persistence_service.errors import DataRejected, StorageUnavailable
+from persistence_service.errors import DataRejected, StorageUnavailable, UnclassifiedStorageError
 from persistence_service.models.status import Status
 from persistence_service.models.times import parse_time
 from persistence_service.models.tombstone import Tombstone
@@ -15,6 +16,7 @@ from persistence_service.settings import Durability
 from persistence_service.storage.collections import SESSIONS, TOMBSTONES
 from persistence_service.storage.query import Equals
 from persistence_service.testing.clocks import ManualTiming
+from persistence_service.testing.faulty_backend import When
 from tests.unit.buffer.harness import Rig, open_rig, session_request, task_request
 
 OLD, DELETED, NEW = (f"2026-01-0{day}T00:00:00Z" for day in (1, 2, 3))
@@ -65,6 +67,27 @@ async def test_a_deleted_task_in_flight_is_no_conflict_for_one_of_another_sessio
         task = await rig.stored_task("T")
         assert task is not None
         assert task.session_id == "B"
+
+
+async def test_a_deleted_task_that_waits_again_is_not_mixed_with_one_of_another_session(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_sessions([session_request(event_time=OLD), session_request("B")])
+        await rig.buffer.flush()
+        rig.backend.hold()
+        rig.backend.fail_next(UnclassifiedStorageError("what?", number=1), when=When.BEFORE_COMMIT)
+        await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED, event_time=OLD)])
+        flush = asyncio.create_task(rig.buffer.flush())
+        await rig.backend.held()
+        rig.buffer.note_deleted("S", _UP_TO)
+        await rig.buffer.accept_tasks([task_request(session_id="B")])
+        rig.backend.release()
+        with pytest.raises(StorageUnavailable):
+            await flush
+        await delete(rig)
+        assert (await rig.buffer.flush()).dead_lettered == 0
+        task = await rig.stored_task("T")
+        assert task is not None
+        assert (task.session_id, task.status) == ("B", Status.PENDING)
 
 
 async def test_a_buffered_task_of_a_session_that_somebody_else_deleted_is_no_conflict_for_one_of_another(
