@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import reduce
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -184,7 +183,7 @@ class RecordBuffer(Generic[R]):
         return merge_in_either_order(self.collection.merge, present, arriving)
 
     def _differs_in_fixed(self, present: R, arriving: R) -> bool:
-        return any(getattr(present, field) != getattr(arriving, field) for field in self.collection.fixed)
+        return self.collection.fixed_of(present) != self.collection.fixed_of(arriving)
 
     # --------------------------------------------------------------------------------------------------- flush
 
@@ -337,16 +336,13 @@ class RecordBuffer(Generic[R]):
 
     # --------------------------------------------------------------------------------------------------- reads
 
-    def view(self, key: str, spilled: Iterable[R] = ()) -> R | None:
-        """Everything known of `key` here and in the records `spilled` of it, merged; None when nothing is.
+    def views(self, key: str, spilled: Iterable[R] = ()) -> list[R]:
+        """Everything known of `key` here and in the records `spilled` of it, merged as `Collection.merged` has it.
 
-        What is deleted does not show, nor what contradicts the others in a fixed field.
+        What is next to be stored comes first. What is deleted does not show.
         """
-        aside = [each.entry for each in (*self._orphans.of_key(key), *self._refused.get(key, ()))]
-        known = [*(entry.record for entry in (*self._unflushed(key), *aside)), *spilled]
-        records = [record for record in known if not self._deleted.covers(record)]
-        agreeing = [record for record in records if not self._differs_in_fixed(records[0], record)]
-        return reduce(self._merged, agreeing) if agreeing else None
+        known = [*(entry.record for entry, _ in self._unstored(key)), *spilled]
+        return self.collection.merged(record for record in known if not self._deleted.covers(record))
 
     def has_session(self, session_id: str) -> bool:
         """Whether any record here is of that session."""

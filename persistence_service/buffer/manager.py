@@ -333,9 +333,9 @@ class BufferManager:
         """See `Unstored.session`."""
         return await self._unstored.session(session_id)
 
-    async def task(self, task_id: str) -> Task | None:
-        """See `Unstored.task`."""
-        return await self._unstored.task(task_id)
+    async def tasks(self, task_id: str) -> list[Task]:
+        """See `Unstored.tasks`."""
+        return await self._unstored.tasks(task_id)
 
     async def newest_of(self, session_id: str, after: datetime) -> datetime | None:
         """See `Unstored.newest_of`."""

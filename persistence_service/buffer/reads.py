@@ -47,15 +47,15 @@ class Unstored:
 
     async def session(self, session_id: str) -> Session | None:
         """What is accepted of this session and not stored, None when nothing is; what was deleted since is left out."""
-        found = await self._view(self._sessions, session_id)
+        found = next(iter(await self._views(self._sessions, session_id)), None)
         up_to = self._deleted.up_to(session_id)
         return surviving_session(found, up_to) if found is not None and up_to is not None else found
 
-    async def task(self, task_id: str) -> Task | None:
-        """What is accepted of this task and not stored, None when nothing is; what was deleted since is left out."""
-        return await self._view(self._tasks, task_id)
+    async def tasks(self, task_id: str) -> list[Task]:
+        """What is accepted of this id and not stored, one for each session that is named; what was deleted since is left out."""
+        return await self._views(self._tasks, task_id)
 
-    async def _view(self, intake: Intake[R], key: str) -> R | None:
+    async def _views(self, intake: Intake[R], key: str) -> list[R]:
         journaled: list[R] = []
         seen: set[int] = set()
         while new := self._unseen(seen, lambda queue: queue.holding(intake.kind, key)):
@@ -63,7 +63,7 @@ class Unstored:
                 find = intake.find
                 is_large = len(payload) > _ON_THE_LOOP_BYTES
                 journaled += await asyncio.to_thread(find, payload, key) if is_large else find(payload, key)
-        return intake.buffer.view(key, journaled)
+        return intake.buffer.views(key, journaled)
 
     async def newest_of(self, session_id: str, after: datetime) -> datetime | None:
         """The newest event time later than `after` among a session's records that are not stored, None if there is none."""

@@ -76,8 +76,8 @@ class FindSession(Question[Session | None], frozen=True, tag=True):
     session_id: str
 
 
-class FindTask(Question[Task | None], frozen=True, tag=True):
-    """What it has of a task and has not stored."""
+class FindTasks(Question[list[Task]], frozen=True, tag=True):
+    """What it has of a task's id and has not stored, one for each session that is named."""
 
     task_id: str
 
@@ -140,7 +140,7 @@ class ReportStatistics(Question[Statistics], frozen=True, tag=True):
 AnyQuestion = (
     Ping
     | FindSession
-    | FindTask
+    | FindTasks
     | FindNewest
     | FindWaiting
     | NoteDeleted

@@ -13,7 +13,7 @@ from persistence_service.fleet.control import PULSE_S, Line
 from persistence_service.fleet.messages import (
     FindNewest,
     FindSession,
-    FindTask,
+    FindTasks,
     FindWaiting,
     Flush,
     FlushSessions,
@@ -37,7 +37,7 @@ _IDLE_LINES: Final = 4
 _AT_ONCE: Final = 16
 _WRITING: Final = frozenset({Flush, FlushSessions})
 _REPORTING: Final = frozenset({Ping, ReportHealth, ReportStatistics, Scrape})
-_LOOKING: Final = frozenset({FindSession, FindTask, FindNewest, FindWaiting, Flush})
+_LOOKING: Final = frozenset({FindSession, FindTasks, FindNewest, FindWaiting, Flush})
 _TELLING: Final = _LOOKING | {Ping}
 """What only one that has read its journal answers."""
 

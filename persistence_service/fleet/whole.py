@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import partial, reduce
 from typing import Final, Protocol, TypeVar
 
 from persistence_service.buffer.deleted import DeletedSessions
@@ -24,7 +23,7 @@ from persistence_service.fleet.messages import (
     MAX_IDS,
     FindNewest,
     FindSession,
-    FindTask,
+    FindTasks,
     FindWaiting,
     Flush,
     FlushSessions,
@@ -33,11 +32,10 @@ from persistence_service.fleet.messages import (
     Ping,
 )
 from persistence_service.fleet.siblings import Siblings, together
-from persistence_service.models.merge import merge_in_either_order
 from persistence_service.models.session import Session
 from persistence_service.models.task import Task, TaskRequest
 from persistence_service.settings import Durability
-from persistence_service.storage.collections import SESSIONS, TASKS, Collection
+from persistence_service.storage.collections import SESSIONS, TASKS
 
 R = TypeVar("R", Session, Task)
 
@@ -141,28 +139,26 @@ class WholeBuffer:
         """
         self.require_replayed()
         theirs = await self._siblings.ask_all(FindSession(session_id), patience_s=_READ_PATIENCE_S)
-        return self._merged(SESSIONS, await self._own.session(session_id), theirs)
+        return self._session_of(await self._own.session(session_id), theirs)
 
-    async def task(self, task_id: str) -> Task | None:
-        """What is accepted of this task and stored nowhere; as `session`."""
+    async def tasks(self, task_id: str) -> list[Task]:
+        """What is accepted of this id and stored nowhere, one for each session that is named; as `session`."""
         self.require_replayed()
-        theirs = await self._siblings.ask_all(FindTask(task_id), patience_s=_READ_PATIENCE_S)
-        return self._merged(TASKS, await self._own.task(task_id), theirs)
+        theirs = await self._siblings.ask_all(FindTasks(task_id), patience_s=_READ_PATIENCE_S)
+        views = sorted({**theirs, self._slot: await self._own.tasks(task_id)}.items())
+        return TASKS.merged(task for _, tasks in views for task in tasks)
 
     async def glimpse(self, session_id: str) -> tuple[Session | None, bool]:
         """What those who can be asked now know of a session, and whether these were all, with all of their journals."""
         is_whole = not self.is_incomplete
         theirs = await self._siblings.ask_present(FindSession(session_id), patience_s=_PRESENT_PATIENCE_S)
-        found = self._merged(SESSIONS, await self._own.session(session_id), theirs)
+        found = self._session_of(await self._own.session(session_id), theirs)
         return found, is_whole and len(theirs) == len(self._siblings.slots)
 
-    def _merged(self, collection: Collection[R], own: R | None, theirs: Mapping[int, R | None]) -> R | None:
-        """One view of all. Those that contradict the first in a fixed field are left out, the same ones whoever asks."""
-        views = [view for _, view in sorted({**theirs, self._slot: own}.items()) if view is not None]
-        first = views[0] if views else None
-        agreeing = [view for view in views if all(getattr(view, f) == getattr(first, f) for f in collection.fixed)]
-        merge = partial(merge_in_either_order, collection.merge)
-        return reduce(merge, agreeing) if agreeing else None
+    @staticmethod
+    def _session_of(own: Session | None, theirs: Mapping[int, Session | None]) -> Session | None:
+        found = SESSIONS.merged(view for view in (own, *theirs.values()) if view is not None)
+        return found[0] if found else None
 
     async def newest_of(self, session_id: str, after: datetime) -> datetime | None:
         """The newest event time later than `after` among a session's records that are not stored, None if there is none.
@@ -248,7 +244,7 @@ class WholeBuffer:
         return {
             Ping: self._say_whether_whole,
             FindSession: self._say_session,
-            FindTask: self._say_task,
+            FindTasks: self._say_tasks,
             FindNewest: self._say_newest,
             FindWaiting: self._say_waiting,
             NoteDeleted: self._take_note,
@@ -264,9 +260,9 @@ class WholeBuffer:
         self.require_replayed()
         return await self._own.session(question.session_id)
 
-    async def _say_task(self, question: FindTask) -> Task | None:
+    async def _say_tasks(self, question: FindTasks) -> list[Task]:
         self.require_replayed()
-        return await self._own.task(question.task_id)
+        return await self._own.tasks(question.task_id)
 
     async def _say_newest(self, question: FindNewest) -> datetime | None:
         self.require_replayed()

@@ -122,7 +122,7 @@ class QueryService:
             SessionNotFound: no such session, neither stored nor buffered.
         """
         buffered, is_whole = await self._buffer.glimpse(session_id)
-        if await self._one(SESSIONS, session_id, buffered) is None:
+        if await self._one(SESSIONS, session_id, _if_any(buffered)) is None:
             if is_whole:
                 raise SessionNotFound(session_id)
             await self.session(session_id)  # raises, unless it has turned up since
@@ -135,7 +135,7 @@ class QueryService:
             SessionNotFound: there is none.
             Unavailable: that can't be known now.
         """
-        found = await self._one(SESSIONS, session_id, await self._buffer.session(session_id))
+        found = await self._one(SESSIONS, session_id, _if_any(await self._buffer.session(session_id)))
         if found is None:
             raise SessionNotFound(session_id)
         return found
@@ -147,30 +147,30 @@ class QueryService:
             TaskNotFound: there is none.
             Unavailable: that can't be known now.
         """
-        found = await self._one(TASKS, task_id, await self._buffer.task(task_id))
+        found = await self._one(TASKS, task_id, await self._buffer.tasks(task_id))
         if found is None:
             raise TaskNotFound(task_id)
         return found
 
-    async def _one(self, collection: Collection[R], key: str, buffered: R | None) -> R | None:
+    async def _one(self, collection: Collection[R], key: str, buffered: Sequence[R]) -> R | None:
         # The buffer is looked at first: what a flush moves to the backend meanwhile is then seen twice, never missed.
         backend = self._registry.backend_for(collection)
         try:
             found: list[R] = await backend.read(collection, [key])
-            known = [*found, *([buffered] if buffered is not None else [])]
-            deleted = await deletions_of(backend, (record.session_id for record in known))
+            deleted = await deletions_of(backend, (record.session_id for record in (*found, *buffered)))
         except (Unavailable, StorageError):
-            if buffered is None:
+            if not buffered:
                 raise
-            return buffered
+            return buffered[0]
         # Either may be deleted and still there: the rows are removed step by step, and a flush drops what is buffered.
         stored = left_of(found[0], deleted) if found else None
-        buffered = left_of(buffered, deleted) if buffered is not None else None
-        if stored is None or buffered is None:
-            return stored or buffered
-        if any(getattr(stored, name) != getattr(buffered, name) for name in collection.fixed):
-            return stored  # a buffered record that contradicts the stored one will be refused
-        return collection.merge(stored, buffered)
+        views = [left for record in buffered if (left := left_of(record, deleted)) is not None]
+        if stored is None:
+            return views[0] if views else None
+        for view in views:
+            if collection.fixed_of(view) == collection.fixed_of(stored):
+                return collection.merge(stored, view)
+        return stored  # buffered records that contradict the stored one will be refused
 
     async def _page(
         self, collection: Collection[R], where: Sequence[Condition], page: PageRequest, *, exact: bool
@@ -242,6 +242,10 @@ async def page_of(
         if len(found) < wanted:
             return rows, None
         after, offset = _place(rows[-1], order), 0
+
+
+def _if_any(record: R | None) -> Sequence[R]:
+    return () if record is None else (record,)
 
 
 def _place(record: msgspec.Struct, order: Sequence[Sort]) -> tuple[Value, ...]:

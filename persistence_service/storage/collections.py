@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from persistence_service.models.merge import (
     MergeRule,
     OrderTerm,
     Part,
+    merge_in_either_order,
     merge_sessions,
     merge_tasks,
 )
@@ -67,6 +68,19 @@ class Collection(Generic[R]):
         """The key of `record`."""
         key: str = getattr(record, self.key)
         return key
+
+    def fixed_of(self, record: R) -> tuple[Any, ...]:
+        """What a record of this key can't change."""
+        return tuple(getattr(record, name) for name in self.fixed)
+
+    def merged(self, records: Iterable[R]) -> list[R]:
+        """Records of one key that were accepted in any order, merged: one for each that contradicts those before in `fixed`."""
+        views: dict[tuple[Any, ...], R] = {}
+        for record in records:
+            fixed = self.fixed_of(record)
+            present = views.get(fixed)
+            views[fixed] = record if present is None else merge_in_either_order(self.merge, present, record)
+        return list(views.values())
 
 
 LAST_ACTIVITY = "last_activity"

@@ -321,6 +321,18 @@ async def test_a_buffered_task_that_contradicts_the_stored_one_does_not_show(ope
         assert [letter.reason for letter in page.items] == ["task_id_conflict"]
 
 
+async def test_a_buffered_task_of_the_stored_ones_session_shows_whatever_others_claim_its_id(opener: Opener) -> None:
+    async with opener() as (services, _):
+        await fill(services)
+        await services.buffer.flush()
+        await services.buffer.accept_tasks([task_request("T0", "nobody's", status=Status.COMPLETED)])
+        await services.buffer.flush()
+        await services.buffer.accept_tasks([task_request("T0", "done", status=Status.COMPLETED)])
+        await services.buffer.accept_tasks([task_request("T0", "game", status=Status.COMPLETED, context="new")])
+        task = await services.query.task("T0")
+        assert (task.session_id, task.context) == ("game", "new")
+
+
 async def test_what_is_buffered_of_a_deleted_session_is_not_read_also_by_a_service_that_did_not_delete_it(
     opener: Opener,
 ) -> None:

@@ -135,6 +135,12 @@ class Rig:
         order = (Sort("created_at"),)
         return await self.backend.inner.query(DEAD_LETTERS, Query(order=order, limit=10_000))
 
+    async def unstored_task(self, task_id: str) -> Task | None:
+        """What the buffer has of the task, where no two sessions claim it."""
+        tasks = await self.buffer.tasks(task_id)
+        assert len(tasks) <= 1
+        return tasks[0] if tasks else None
+
     async def stored_task(self, task_id: str) -> Task | None:
         found = await self.backend.inner.read(TASKS, [task_id])
         return found[0] if found else None

@@ -130,7 +130,7 @@ async def test_a_newer_record_of_a_refused_key_is_written(tmp_path: Path) -> Non
         rig.backend.reject(is_poison)
         await rig.buffer.accept_tasks([task_request(column_name="poison")])
         await rig.buffer.flush()
-        assert await rig.buffer.task("T") is None
+        assert await rig.unstored_task("T") is None
         await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED)])
         await rig.buffer.flush()
         assert (await rig.stored())[1] == ["T"]

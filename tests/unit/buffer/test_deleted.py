@@ -41,7 +41,7 @@ async def test_a_task_begun_anew_is_stored_although_the_deleted_one_was_complete
         await rig.buffer.accept_sessions([session_request(event_time=NEW)])
         await rig.buffer.accept_tasks([task_request(event_time=NEW)])
         await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED, event_time=OLD)])  # a late retry
-        seen = await rig.buffer.task("T")
+        seen = await rig.unstored_task("T")
         assert seen is not None
         assert seen.status is Status.PENDING
         await rig.buffer.flush()
@@ -110,7 +110,7 @@ async def test_what_waited_behind_a_deleted_task_shows_at_once(tmp_path: Path) -
         await rig.buffer.accept_tasks([task_request(event_time=OLD)])
         await rig.buffer.accept_tasks([task_request(session_id="B")])
         await delete(rig)
-        seen = await rig.buffer.task("T")
+        seen = await rig.unstored_task("T")
         assert seen is not None
         assert seen.session_id == "B"
 
@@ -124,9 +124,9 @@ async def test_spilled_records_that_are_deleted_do_not_show_beside_newer_ones(tm
         await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED, event_time=OLD)])
         assert rig.buffer.stats().spilled_records == 1
         await delete(rig)
-        assert await rig.buffer.task("T") is None
+        assert await rig.unstored_task("T") is None
         await rig.buffer.accept_tasks([task_request(event_time=NEW)])
-        seen = await rig.buffer.task("T")
+        seen = await rig.unstored_task("T")
         assert seen is not None
         assert seen.status is Status.PENDING
 
@@ -155,12 +155,12 @@ async def test_what_is_set_aside_can_be_read_and_deleted(tmp_path: Path) -> None
         await rig.buffer.accept_tasks([task_request(column_name="poison", event_time=OLD)])
         await rig.buffer.flush()
         assert rig.waiting.set_aside.queue.total == 1
-        seen = await rig.buffer.task("T")
+        seen = await rig.unstored_task("T")
         assert seen is not None
         assert rig.buffer.is_waiting("S")
         assert await rig.buffer.newest_of("S", parse_time("2025-01-01T00:00:00Z")) == parse_time(OLD)
         await delete(rig)
-        assert await rig.buffer.task("T") is None
+        assert await rig.unstored_task("T") is None
 
 
 async def test_stamps_go_on_after_those_of_deletions_whatever_the_wall_clock_does_meanwhile(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ async def test_records_of_a_key_that_is_in_flight_are_merged_and_written_after_i
         flush = asyncio.create_task(rig.buffer.flush())
         await rig.backend.held()
         await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED, target_text="done")])
-        seen = await rig.buffer.task("T")
+        seen = await rig.unstored_task("T")
         assert seen is not None
         assert seen.status == Status.COMPLETED
         assert rig.buffer.stats().tasks_count == 2

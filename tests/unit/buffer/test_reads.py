@@ -14,7 +14,7 @@ from tests.unit.buffer.test_spill import AWAY, SMALL, outage
 
 
 async def statuses(rig: Rig, *keys: str) -> list[Status | None]:
-    found = [await rig.buffer.task(key) for key in keys]
+    found = [await rig.unstored_task(key) for key in keys]
     return [None if task is None else task.status for task in found]
 
 
@@ -65,7 +65,7 @@ async def test_a_read_during_the_drain_misses_nothing(tmp_path: Path) -> None:
         reads = 0
         while not flush.done():
             for key in keys[reads % 7 :: 37]:
-                found = await rig.buffer.task(key) or await rig.stored_task(key)
+                found = await rig.unstored_task(key) or await rig.stored_task(key)
                 assert found is not None, key
                 reads += 1
             await asyncio.sleep(0)
@@ -85,7 +85,7 @@ async def test_what_is_drained_while_it_is_read_is_not_removed_under_the_reader(
             return await read_many(positions)  # type: ignore[arg-type]  # passed on as they are
 
         rig.journal.read_many = held_back  # type: ignore[method-assign,assignment]  # the race
-        reading = asyncio.create_task(rig.buffer.task("T009-00009"))
+        reading = asyncio.create_task(rig.unstored_task("T009-00009"))
         await at_gate.wait()
         rig.journal.read_many = read_many  # type: ignore[method-assign]  # as it was
         rig.backend.come_back()
@@ -101,10 +101,10 @@ async def test_keys_that_fall_together_in_the_index_are_told_apart(
     monkeypatch.setattr("persistence_service.buffer.key_index.hash", lambda key: 7, raising=False)
     async with open_rig(tmp_path, bounds=SMALL, size=10) as rig:
         await outage(rig, 5)
-        found = await rig.buffer.task("T004-00003")
+        found = await rig.unstored_task("T004-00003")
         assert found is not None
         assert found.task_id == "T004-00003"
-        assert await rig.buffer.task("never") is None
+        assert await rig.unstored_task("never") is None
         assert await rig.buffer.session("never") is None
 
 
@@ -115,9 +115,7 @@ async def test_a_conflicting_record_on_disk_does_not_change_what_is_read(tmp_pat
         await rig.buffer.accept_tasks([task_request("T", "A")])
         await outage(rig, 3)
         await rig.buffer.accept_tasks([task_request("T", "B", status=Status.COMPLETED)])
-        found = await rig.buffer.task("T")
-        assert found is not None
-        assert found.session_id == "A"
+        assert [task.session_id for task in await rig.buffer.tasks("T")] == ["A", "B"]
         rig.backend.come_back()
         await rig.buffer.flush()
         assert [letter.reason for letter in await rig.letters()] == ["task_id_conflict"]
@@ -127,7 +125,7 @@ async def test_deleted_records_are_left_out_of_reads_wherever_they_wait(tmp_path
     async with open_rig(tmp_path, bounds=SMALL, size=10) as rig:
         await outage(rig, 4)
         session = await rig.buffer.session("S")
-        newest = await rig.buffer.task("T003-00009")
+        newest = await rig.unstored_task("T003-00009")
         assert session is not None
         assert newest is not None
         rig.buffer.note_deleted("S", newest.event_time)

@@ -215,7 +215,7 @@ async def test_what_waited_in_the_journal_waits_there_after_a_crash_too(tmp_path
         await rig.start()
         assert rig.buffer.stats().memory_records <= 20
         assert rig.buffer.stats().total_count == 101
-        seen = await rig.buffer.task("T009-00009")
+        seen = await rig.unstored_task("T009-00009")
         assert seen is not None
         rig.backend.come_back()
         await rig.buffer.flush()

@@ -402,7 +402,7 @@ class BufferMachine(RuleBasedStateMachine):
         session_id = task_id[0]
         if session_id in self.model.deleted or await self.is_aside(TASKS, task_id):
             return
-        waiting = await self.rig.buffer.task(task_id)
+        waiting = await self.rig.unstored_task(task_id)
         found = [*await self.backend.read(TASKS, [task_id]), *([waiting] if waiting else [])]
         expected = self.model.task(task_id, session_id)
         assert (without_service_times(reduce(merge_tasks, found)) if found else None) == expected

@@ -24,7 +24,7 @@ from persistence_service.fleet.messages import (
     MAX_QUESTION_BYTES,
     VERSION,
     AnyQuestion,
-    FindTask,
+    FindTasks,
     FindWaiting,
     Flush,
     ListDeleted,
@@ -88,12 +88,12 @@ class TestAsking:
     async def test_a_record_arrives_as_it_is_kept(self, control_directory: Path) -> None:
         record = task_record("t", context="línea\n\u2028 ☃", confidence=0.1)
 
-        async def find(question: FindTask) -> Task | None:
-            return record if question.task_id == "t\n☃" else None
+        async def find(question: FindTasks) -> list[Task]:
+            return [record] if question.task_id == "t\n☃" else []
 
-        async with worker(control_directory, {FindTask: find}), siblings_of(control_directory) as siblings:
-            assert await siblings.ask(1, FindTask("t\n☃"), patience_s=LONG_S) == record
-            assert await siblings.ask(1, FindTask("u"), patience_s=LONG_S) is None
+        async with worker(control_directory, {FindTasks: find}), siblings_of(control_directory) as siblings:
+            assert await siblings.ask(1, FindTasks("t\n☃"), patience_s=LONG_S) == [record]
+            assert await siblings.ask(1, FindTasks("u"), patience_s=LONG_S) == []
 
     async def test_many_questions_at_once_get_each_its_own_answer(self, control_directory: Path) -> None:
         async def find(question: FindWaiting) -> list[str]:
@@ -269,10 +269,10 @@ class TestStopped:
     async def test_more_askers_than_may_ask_at_once_wait_no_longer_than_one(self, control_directory: Path) -> None:
         stopped = Stopped()
         async with stopped.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
-            asked = (siblings.ask(1, FindTask(f"t{n}"), patience_s=1.0) for n in range(120))
+            asked = (siblings.ask(1, FindTasks(f"t{n}"), patience_s=1.0) for n in range(120))
             outcomes = await asyncio.gather(*asked, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {Replaying}
-            assert stopped.asked[FindTask.__name__] <= 16, "whoever had no turn gave up with the first"
+            assert stopped.asked[FindTasks.__name__] <= 16, "whoever had no turn gave up with the first"
 
     async def test_whoever_comes_after_one_has_waited_in_vain_shares_one_question(
         self, control_directory: Path
@@ -280,9 +280,9 @@ class TestStopped:
         stopped = Stopped()
         async with stopped.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
             with pytest.raises(Replaying):
-                await siblings.ask(1, FindTask("t"), patience_s=SHORT_S)
+                await siblings.ask(1, FindTasks("t"), patience_s=SHORT_S)
             before = stopped.asked.copy()
-            asked = (siblings.ask(1, FindTask(f"t{n}"), patience_s=SHORT_S) for n in range(120))
+            asked = (siblings.ask(1, FindTasks(f"t{n}"), patience_s=SHORT_S) for n in range(120))
             outcomes = await asyncio.gather(*asked, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {Replaying}
             assert await siblings.ask_present(ReportHealth(), patience_s=LONG_S) == {}
@@ -301,8 +301,8 @@ class TestStopped:
     async def test_who_looks_whether_it_is_there_does_not_queue_behind_lookups(self, control_directory: Path) -> None:
         busy = Stopped(answers_ping=True)
         async with busy.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
-            lookups = [asyncio.ensure_future(siblings.ask(1, FindTask("t"), patience_s=LONG_S)) for _ in range(120)]
-            await until(lambda: busy.asked[FindTask.__name__] == 16)
+            lookups = [asyncio.ensure_future(siblings.ask(1, FindTasks("t"), patience_s=LONG_S)) for _ in range(120)]
+            await until(lambda: busy.asked[FindTasks.__name__] == 16)
             assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {1: None}
             assert not any(lookup.done() for lookup in lookups)
             for lookup in lookups:
@@ -357,7 +357,7 @@ class TestHostile:
             b"\x00\xff\n",
             b"GET / HTTP/1.1\r\n\r\n",
             b'{"version":1,"question":{"type":"Shutdown"}}\n',
-            b'{"version":1,"question":{"type":"FindTask","task_id":7}}\n',
+            b'{"version":1,"question":{"type":"FindTasks","task_id":7}}\n',
             b'{"version":1,"question":{"type":"Ping","more":1}}\n',
             b'{"version":2,"question":{"type":"Ping"}}\n',
             b'{"version":1}\n',
