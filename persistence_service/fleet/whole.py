@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from persistence_service.buffer.deleted import DeletedSessions
 from persistence_service.buffer.flusher import FlushReport
@@ -37,7 +37,6 @@ from persistence_service.models.task import Task, TaskRequest
 from persistence_service.settings import Durability
 from persistence_service.storage.collections import SESSIONS, TASKS
 
-R = TypeVar("R", Session, Task)
 
 _READ_PATIENCE_S: Final = 5.0
 _PATIENCE_S: Final = 10.0
