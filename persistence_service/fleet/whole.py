@@ -37,7 +37,6 @@ from persistence_service.models.task import Task, TaskRequest
 from persistence_service.settings import Durability
 from persistence_service.storage.collections import SESSIONS, TASKS
 
-
 _READ_PATIENCE_S: Final = 5.0
 _PATIENCE_S: Final = 10.0
 _PRESENT_PATIENCE_S: Final = 2 * PULSE_S  # one who answers gives a sign of life sooner
