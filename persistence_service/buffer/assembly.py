@@ -114,6 +114,7 @@ def build_buffer(
         backend=backend,
         policy=policies.flush,
         room=room,
+        set_aside=waiting.set_aside,
         timing=timing,
         is_replaying=lambda: replay.is_running,
     )
@@ -129,7 +130,12 @@ def build_buffer(
     )
     for each in intakes.values():
         each.on_arrival = flusher.notice
-    orphans.search.on_end = orphans.patience.on_return = flusher.notice
+
+    def note_return() -> None:
+        waiting.set_aside.hasten()
+        flusher.notice()
+
+    orphans.search.on_end, orphans.patience.on_return = flusher.notice, note_return
     manager = BufferManager(
         waiting,
         journal=journal,

@@ -11,6 +11,7 @@ from persistence_service.buffer.buffer import RecordBuffer
 from persistence_service.buffer.parent_search import ParentSearch
 from persistence_service.buffer.policy import FlushPolicy
 from persistence_service.buffer.room import Room
+from persistence_service.buffer.set_aside import SetAside
 from persistence_service.buffer.timing import Timing
 from persistence_service.errors import QueryTimeout
 from persistence_service.storage.backend import StorageBackend
@@ -82,6 +83,7 @@ class Orphans:
         backend: StorageBackend,
         policy: FlushPolicy,
         room: Room,
+        set_aside: SetAside,
         timing: Timing,
         is_replaying: Callable[[], bool],
     ) -> None:
@@ -90,6 +92,7 @@ class Orphans:
         self._backend = backend
         self._policy = policy
         self._room = room
+        self._set_aside = set_aside
         self._timing = timing
         self._is_replaying = is_replaying
         self._sought_s = timing.monotonic()
@@ -107,9 +110,11 @@ class Orphans:
             return None
         if self.search.has_ended:
             return 0.0
+        to_seek = self._sought_s + self._policy.flush_interval_s - self._timing.monotonic()
+        if self.search.is_running:  # its end makes something due, and until then nobody is given up
+            return to_seek
         if self.search.is_in_vain and self.patience.are_all_there:
             return self.search.pause_s
-        to_seek = self._sought_s + self._policy.flush_interval_s - self._timing.monotonic()
         return min(to_seek, since - self._patience_ends_s)
 
     @property
@@ -130,6 +135,8 @@ class Orphans:
         looked = await self._look()
         if has_ended:
             self.search.conclude(looked=looked)
+            if not self.search.is_in_vain:
+                self._set_aside.hasten()
 
     async def _look(self) -> bool:
         key = self._parents.key

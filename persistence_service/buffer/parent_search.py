@@ -43,6 +43,11 @@ class ParentSearch:
         return float("inf") if self.ask is None else self._covers
 
     @property
+    def is_running(self) -> bool:
+        """Whether others are being asked."""
+        return self._task is not None
+
+    @property
     def pause_s(self) -> float:
         """Seconds until all may be asked again."""
         return max(0.0, self._ended_s + _PAUSE_S - self._timing.monotonic())
@@ -52,7 +57,7 @@ class ParentSearch:
 
         What is not urgent is asked once for each of them, and not too often: the others must write for it.
         """
-        if self.ask is None or not parents or self._task is not None or self.has_ended:
+        if self.ask is None or not parents or self.is_running or self.has_ended:
             return
         if self.pause_s and (self.is_in_vain or not is_urgent):
             return

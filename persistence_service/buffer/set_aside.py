@@ -29,7 +29,7 @@ class SetAside:
     """Keeps in the journal alone what was refused and is no dead letter, in groups.
 
     Appended there anew, the records hold no old segment any more. Some groups are tried every minute, and the next ones at
-    once when nothing was set aside again.
+    once when nothing was set aside again, or when the sessions may have come that orphans among them wait for.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class SetAside:
         self._tried_s = timing.monotonic()
         self._appended = 0
         self._appended_before = 0
+        self._orphans_up_to = 0
         self.queue = SpillQueue()
 
     @property
@@ -66,6 +67,12 @@ class SetAside:
         """Whether refused records take memory or hold segments that others need."""
         return self._room.is_full_aside or self._is_journal_crowded
 
+    def hasten(self) -> None:
+        """Sessions may be found that were not before: if there are orphans among the groups, try the next one now."""
+        oldest = self.queue.oldest
+        if oldest is not None and oldest.ticket <= self._orphans_up_to:
+            self._appended_before = self._appended
+
     async def take_over(self, reason: DeadLetterReason | None = None) -> None:
         """Move what is still refused, or only what is for that `reason`, to the end of the journal.
 
@@ -80,6 +87,8 @@ class SetAside:
                 self._appended += len(group)
                 for refused in group:
                     intake.buffer.let_go(refused, Place.WAITING)
+                if reason is DeadLetterReason.UNKNOWN_SESSION:
+                    self._orphans_up_to = self._tickets.last
 
     async def _append(self, intake: Intake[Any], records: list[Any], arrived_s: float) -> None:
         payload, _ = intake.encode(records)
