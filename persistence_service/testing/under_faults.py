@@ -22,7 +22,19 @@ from persistence_service.bootstrap import open_services
 from persistence_service.cli import app, serve
 from persistence_service.testing.clocks import JumpingTiming
 from persistence_service.testing.faulty_files import FaultyFiles
-from persistence_service.torture.orders import Fail, Figures, Heal, Look, Order, SetClock, ShortenWrites, SlowDown
+from persistence_service.testing.noted_files import FaultyNotedFiles
+from persistence_service.torture.orders import (
+    Fail,
+    Figures,
+    Heal,
+    Look,
+    Order,
+    SetClock,
+    ShortenWrites,
+    SlowDown,
+    notes_beside,
+)
+from persistence_service.torture.unsynced import SyncNotes
 
 _MICROSECONDS = 1_000_000
 
@@ -73,8 +85,9 @@ class _Conversation(StreamRequestHandler):
 
 def main() -> None:
     """Run the command line that stands behind the socket's path."""
-    files, timing = FaultyFiles(), JumpingTiming()
-    Obedience(Path(sys.argv.pop(1)), files, timing)
+    socket = Path(sys.argv.pop(1))
+    files, timing = FaultyNotedFiles(SyncNotes(notes_beside(socket))), JumpingTiming()
+    Obedience(socket, files, timing)
     with patch.object(serve, "open_services", partial(open_services, files=files, timing=timing)):
         app.main()
 

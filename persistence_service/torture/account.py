@@ -7,10 +7,12 @@ code. What was sent and never answered may be kept or not, but a batch only whol
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
+from math import inf
+from time import monotonic
 
 from persistence_service.torture.fates import Deletion, Fate, ServiceTime
 from persistence_service.torture.ledger import (
@@ -25,6 +27,7 @@ from persistence_service.torture.ledger import (
     task_as_answered,
     task_order,
 )
+from persistence_service.torture.unsynced import Lost
 
 Cell = tuple[str, str]
 """A task of a session: with a conflict, two sessions have a task of the same id."""
@@ -63,10 +66,15 @@ def cell_of(task: Record) -> Cell:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A batch that has left, in the form in which it has to be answered."""
+    """A batch that has left, in the form in which it has to be answered; when it did so first is of the monotonic clock."""
 
     kind: str
     states: Sequence[Record]
+    left_at: float = field(default_factory=monotonic)
+
+    def may_be_of(self, lost: Lost, answered_at: float) -> bool:
+        """Whether it was perhaps written while that was written which was lost."""
+        return self.left_at <= lost.until and answered_at >= lost.since
 
 
 @dataclass
@@ -80,9 +88,13 @@ class Account(Ledger):
     cells: defaultdict[Cell, list[Record]] = field(default_factory=lambda: defaultdict(list))
     sessions: defaultdict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
     deleted: dict[str, Deletion] = field(default_factory=dict)
+    refused: Callable[[Record], bool] | None = None
+    """Which tasks the database refuses for good; None if nobody knows."""
     records_sent: int = 0
     records_acknowledged: int = 0
     _unanswered: dict[int, Sending] = field(default_factory=dict)
+    _in_memory: list[tuple[Sending, float]] = field(default_factory=list)
+    _sent_again: Counter[ServiceTime] = field(default_factory=Counter)
 
     # ----------------------------------------------------------------------------------------- what workers tell
 
@@ -110,11 +122,30 @@ class Account(Ledger):
         self._unanswered[id(sending)] = sending
         return sending
 
+    def leaves_again(self, sending: Sending) -> None:
+        """Likewise, for another time. Where it is without event times, that makes another state of each of its records."""
+        self._sent_again.update(
+            state["event_time"] for state in sending.states if isinstance(state["event_time"], ServiceTime)
+        )
+
     def is_kept(self, sending: Sending) -> None:
         """It was answered with a durability that survives what is done to the service: none of it may be missing."""
         if self._unanswered.pop(id(sending), None) is not None:
             self.records_acknowledged += len(sending.states)
         self._keep(sending.kind, sending.states)
+
+    def is_kept_in_memory(self, sending: Sending) -> None:
+        """It was answered with a durability that survives all but the loss of what is not on disk: see `loses`."""
+        self.records_acknowledged += len(sending.states)
+        self._in_memory.append((sending, monotonic()))
+
+    def loses(self, losses: Sequence[Lost]) -> None:
+        """All that was lost: it says which of the batches in memory stay in doubt, the others are kept."""
+        for sending, answered_at in self._in_memory:
+            if not any(sending.may_be_of(lost, answered_at) for lost in losses):
+                self._unanswered.pop(id(sending), None)
+                self._keep(sending.kind, sending.states)
+        self._in_memory.clear()
 
     def is_refused(self, sending: Sending) -> None:
         """It was answered that nothing of it is kept."""
@@ -168,7 +199,7 @@ class Account(Ledger):
             for each in kept.letters
         ]
         self._complete_batches(tasks, sessions, letters)
-        parts = [*self._check_cells(tasks, letters), *self._check_sessions(sessions)]
+        parts = [_kept_twice(kept), *self._check_cells(tasks, letters), *self._check_sessions(sessions)]
         return Verdict(*(list(chain.from_iterable(getattr(part, name) for part in parts)) for name in _NAMES))
 
     def _take_over(self, deleted_up_to: Mapping[str, datetime]) -> None:
@@ -250,14 +281,19 @@ class Account(Ledger):
             and not self._may_be_absent(cell, newest)
         )
         told = [f"{name}: {_told(newest)} was acknowledged, {' and '.join(map(_told, held)) or 'nothing'} is kept"]
-        twice = [state for state in states if states.count(state) > 1]
+        too_often = [state for state in states if states.count(state) > self._may_be_stamped(state)]
         wrong = self._invented(cell, row, letters)
         return Verdict(
             lost=told if behind and not held else [],
             regressed=told if behind and held else [],
-            duplicated=[f"{name}: {_told(twice[0])} is kept {len(twice)} times"] if twice else [],
+            duplicated=[f"{name}: {_told(too_often[0])} is kept {len(too_often)} times"] if too_often else [],
             invented=[f"{name}: {wrong}"] if wrong else [],
         )
+
+    def _may_be_stamped(self, state: Record) -> float:
+        """How many event times the service may have given to it: one each time that it was sent."""
+        time = state["event_time"]
+        return 1 + self._sent_again[time] if isinstance(time, ServiceTime) else inf
 
     def _may_be_absent(self, cell: Cell, newest: Record) -> bool:
         """A state that is not completed and had lost to a completed one that the deletion dropped."""
@@ -272,6 +308,9 @@ class Account(Ledger):
         for state in [*([row] if row else []), *(letter.task for letter in letters)]:
             if state not in sent:
                 return f"{_told(state)} is kept, and was never sent"
+        wrong = self._wrong_refusal(row, letters)
+        if wrong:
+            return wrong
         orphans = [letter.task for letter in letters if letter.reason == "unknown_session"]
         for state in [*([row] if row else []), *orphans]:
             if self._fate(session_id, state) is Fate.GONE:
@@ -279,6 +318,17 @@ class Account(Ledger):
         if row and not self._staying(session_id, self._session_states(session_id), Fate.STAYS, Fate.EITHER):
             return "it is stored, and its session is deleted"
         return ""
+
+    def _wrong_refusal(self, row: Record | None, letters: Sequence[Letter]) -> str:
+        """What the database refuses is no row, and what it takes is not dead-lettered as refused."""
+        if self.refused is None:
+            return ""
+        if row and self.refused(row):
+            return f"{_told(row)} is stored, and the database refuses it"
+        taken = [
+            letter.task for letter in letters if letter.reason == "data_rejected" and not self.refused(letter.task)
+        ]
+        return f"{_told(taken[0])} is a dead letter, and the database takes it" if taken else ""
 
     # -------------------------------------------------------------------------------------------------- sessions
 
@@ -330,6 +380,19 @@ class Account(Ledger):
         for name in _JSON_PARTS:
             if row[name] is not None and row[name] not in [state[name] for state in may]:
                 yield f"a {name} is stored that was never sent, or deleted"
+
+
+def _kept_twice(kept: Kept) -> Verdict:
+    """States that are there more than once, with the very same event time."""
+    rows = {cell_of(row): row for row in kept.tasks}  # which of them are listed twice is told elsewhere
+    states = [*rows.values(), *(letter.task for letter in kept.letters)]
+    seen = Counter((*cell_of(state), str(state["event_time"]), state["status"], state["context"]) for state in states)
+    twice = [(key, times) for key, times in seen.items() if times > 1]
+    return Verdict(
+        duplicated=[
+            f"task {key[1]} of session {key[0]}: {key[3]} of {key[2]} is kept {times} times" for key, times in twice
+        ]
+    )
 
 
 def as_moment(value: object) -> datetime:

@@ -42,11 +42,10 @@ _ONCE_TIMEOUT = httpx.Timeout(30)
 
 @dataclass
 class Rules:
-    """What is asked of all clients: where, and which acknowledgements have to survive."""
+    """What is asked of all clients."""
 
     url: str
     clock: EventClock
-    memory_survives: bool = True
     clock_doubt: timedelta = timedelta()
     trouble: list[str] = field(default_factory=list)
     """What was answered and has no place in the contract."""
@@ -176,6 +175,7 @@ class TortureClient:
         is_answered = await self._once(batch, sending)
         while not is_answered:
             await asyncio.sleep(_AGAIN_S)
+            self._account.leaves_again(sending)
             is_answered = await self._once(batch, sending)
 
     async def _once(self, batch: Batch, sending: Sending) -> bool:
@@ -220,7 +220,9 @@ class TortureClient:
         asked = batch.ack or "memory"
         if DURABILITIES.index(receipt.durability) < DURABILITIES.index("journal" if asked == "storage" else asked):
             self._rules.trouble.append(f"{asked} was asked for, {receipt.durability} is the answer")
-        if receipt.durability != "memory" or self._rules.memory_survives:
+        if receipt.durability == "memory":
+            self._account.is_kept_in_memory(sending)
+        else:
             self._account.is_kept(sending)
 
 

@@ -19,7 +19,8 @@ from persistence_service.torture.clients import Connections, Rules, TortureClien
 from persistence_service.torture.faults import Fault, ServiceEnded, Subject
 from persistence_service.torture.histories import Author
 from persistence_service.torture.lanes import Lanes
-from persistence_service.torture.ledger import WrongAnswer
+from persistence_service.torture.ledger import Record, WrongAnswer
+from persistence_service.torture.power_faults import PowerLost
 from persistence_service.torture.reading import Reader
 from persistence_service.torture.report import Report
 from persistence_service.torture.watching import watch
@@ -65,6 +66,8 @@ class Conductor:
     tell: Callable[[str], None]
     subject: Subject | None = None
     prefix: str = field(default_factory=new_prefix)
+    refused: Callable[[Record], bool] | None = None
+    """See `Account`."""
 
     async def run(self) -> None:
         """All rounds; what is found is in the report."""
@@ -80,9 +83,9 @@ class Conductor:
                     return
 
     async def _round(self, number: int, http: Connections, lanes: Lanes, seconds: float) -> None:
-        account = Account()
+        account = Account(refused=self.refused)
         clock = EventClock(SystemTiming().wall_us)
-        rules = Rules(self.url, clock, not self._has("disk:"), self._clock_doubt(), self.report.trouble)
+        rules = Rules(self.url, clock, self._clock_doubt(), self.report.trouble)
         seed = f"{self.plan.seed}/{number}"
         prefix = f"{self.prefix}-{number}"
         clients = [
@@ -159,7 +162,9 @@ class Conductor:
             return
         report.records_stored += len(kept.sessions) + len(kept.tasks)
         report.dead_letters += len(kept.letters)
+        report.data_rejected += kept.letters_of("data_rejected").total()
         self.tell("comparing")
+        account.loses([lost for fault in self.faults if isinstance(fault, PowerLost) for lost in fault.lost])
         report.verdicts.append(account.check(kept))
         if self.subject is not None:
             losses = (await reader.health())["journal"]["losses"]

@@ -24,6 +24,7 @@ SMALL: Mapping[str, object] = {
     "buffer.flush_interval": 0.5,
     "buffer.orphan_grace": 1,
     "buffer.ack_timeout": 2,
+    "buffer.max_dead_letter_rate": 1000,  # of which the tasks that the database refuses stay below
     "journal.segment_bytes": "64KiB",
     "service.shutdown_timeout": 4,
     "sqlite.busy_timeout": 0.5,
@@ -93,7 +94,10 @@ async def _torture_own(order: Order, folder: Path, report: Report, tell: Callabl
         report.target = f"a service on {torn.backend}"
         faults = chosen(torn.faults, order.faults)
         report.skipped = [f"{skipped.name}: {skipped.reason}" for skipped in torn.skipped]
-        await Conductor(order.plan, torn.subject.url, faults, report, tell, torn.subject, prefix).run()
+        conductor = Conductor(
+            order.plan, torn.subject.url, faults, report, tell, torn.subject, prefix, refused=torn.refused
+        )
+        await conductor.run()
 
 
 def _settings(order: Order, folder: Path) -> dict[str, object]:

@@ -11,8 +11,11 @@ from random import Random
 from persistence_service.client import Ack
 from persistence_service.client.batches import Kind
 from persistence_service.torture.ledger import Record
+from persistence_service.torture.poison import POISON
 
 _MOST_IN_A_BATCH = 500
+_POISONED = 0.006
+_LONG = 0.003
 _LONG_TEXT = "字" * 10_000
 _TEXTS = ("Elvish Archer", "弓箭手", "'; DROP TABLE t; --", "nul \x00 within", "قوس \U0001f3f9", "", " ends blank ")
 _IDS = ("{}/{}", "{}/{}?a#b", "{}/{}%2F", "{}/{} é", "{}/{} 漢")
@@ -238,6 +241,12 @@ class Author:
     def _status(self) -> str:
         return self._random.choices(("completed", "failed", "processing", "cancelled", "pending"), (12, 3, 3, 1, 1))[0]
 
+    def _source_text(self) -> str:
+        rare = self._random.random()
+        if rare < _POISONED:
+            return POISON
+        return _LONG_TEXT if rare > 1 - _LONG else self._random.choice(_TEXTS)
+
     def _session(self, session_id: str, status: str | None) -> Record:
         draw = self._random
         session: Record = {
@@ -268,7 +277,7 @@ class Author:
             "sheet_name": ("Sheet 1", "对话", "")[number % 3],
             "row_index": number,
             "column_name": "target",
-            "source_text": _LONG_TEXT if draw.random() < 0.003 else draw.choice(_TEXTS),
+            "source_text": self._source_text(),
             "context": f"revision {revision}",
             "status": status,
             "retry_count": draw.randrange(3),

@@ -62,6 +62,11 @@ class Figures(msgspec.Struct, frozen=True):
     """How often the wrong clock was asked."""
 
 
+def notes_beside(socket: Path) -> Path:
+    """Where the process that listens at `socket` notes what is on disk of its journal: see `unsynced`."""
+    return socket.with_name(f"{socket.name}.synced")
+
+
 class Orders:
     """The way to the process that listens at `path` at the moment."""
 

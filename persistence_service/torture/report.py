@@ -13,6 +13,14 @@ from rich.table import Table
 from persistence_service.torture.ledger import Verdict
 
 FIGURES = ("lost", "regressed", "duplicated", "invented")
+_COUNTED = (
+    "records_sent",
+    "records_acknowledged",
+    "records_stored",
+    "sessions_deleted",
+    "dead_letters",
+    "data_rejected",
+)
 _SHOWN = 10
 _IN_DOCUMENT = 100
 
@@ -36,6 +44,8 @@ class Report:
     records_acknowledged: int = 0
     sessions_deleted: int = 0
     dead_letters: int = 0
+    data_rejected: int = 0
+    """Of the dead letters those that the database refused."""
     records_stored: int = 0
     rounds: int = 0
     seconds: float = 0.0
@@ -69,6 +79,7 @@ class Report:
             "records_stored": self.records_stored,
             "sessions_deleted": self.sessions_deleted,
             "dead_letters": self.dead_letters,
+            "data_rejected": self.data_rejected,
             **{figure: len(self.found(figure)) for figure in FIGURES},
             "findings": {figure: self.found(figure)[:_IN_DOCUMENT] for figure in FIGURES},
             "trouble": self.trouble[:_IN_DOCUMENT],
@@ -82,7 +93,7 @@ class Report:
         for name, times in sorted(self.faults.items()):
             table.add_row(escape(name), f"{times:,}", f"{self.hits[name]:,}")
         table.add_row("all faults", f"{self.faults.total():,}", f"{self.hits.total():,}", end_section=True)
-        for name in ("records_sent", "records_acknowledged", "records_stored", "sessions_deleted", "dead_letters"):
+        for name in _COUNTED:
             table.add_row(name.replace("_", " "), f"{getattr(self, name):,}")
         for name, times in sorted(self.seen.items()):
             table.add_row(name.replace("_", " "), f"{times:,}")

@@ -12,7 +12,10 @@ from persistence_service.settings import Settings, TlsMode, load_settings
 from persistence_service.torture.database_faults import Skipped, database_faults
 from persistence_service.torture.faults import CouldNotRun, Fault, ServiceEnded, Subject
 from persistence_service.torture.file_faults import FileLocked
+from persistence_service.torture.ledger import Record
 from persistence_service.torture.orders import Orders
+from persistence_service.torture.poison import is_poison, refuse_poison
+from persistence_service.torture.power_faults import PowerLost
 from persistence_service.torture.processes import ServiceProcess
 from persistence_service.torture.proxy import Proxy, proxy_to
 from persistence_service.torture.proxy_faults import proxy_faults
@@ -32,6 +35,11 @@ class Rig:
     faults: Sequence[Fault]
     backend: str
     skipped: Sequence[Skipped] = field(default_factory=list)
+    refuses_poison: bool = False
+
+    def refused(self, task: Record) -> bool:
+        """Whether the database refuses this task for good."""
+        return self.refuses_poison and is_poison(task)
 
 
 @asynccontextmanager
@@ -46,8 +54,14 @@ async def rig(folder: Path, settings: Mapping[str, object], config: Path | None,
     loaded = load_settings(flags=settings, config_path=config, known=storage_names()).settings
     if loaded.storage.backend != "mysql":
         async with _process(folder, settings, config, loaded) as subject:
-            of_the_file = [FileLocked(loaded.sqlite.path)] if loaded.storage.backend == "sqlite" else []
-            yield Rig(subject, [*_of_the_process(subject), *of_the_file], loaded.storage.backend)
+            of_the_file, is_ours = [], False
+            if loaded.storage.backend == "sqlite":
+                of_the_file = [FileLocked(loaded.sqlite.path)]
+                is_ours = loaded.sqlite.path.is_relative_to(folder)
+            if is_ours:
+                await refuse_poison(loaded.sqlite.path)
+            faults = [*_of_the_process(subject, loaded), *of_the_file]
+            yield Rig(subject, faults, loaded.storage.backend, refuses_poison=is_ours)
         return
     options = mysql_options(loaded)
     obstacle = _obstacle_to_proxy(loaded)
@@ -59,13 +73,14 @@ async def rig(folder: Path, settings: Mapping[str, object], config: Path | None,
                 skipped.append(Skipped(_NO_PROXY, obstacle))
             else:
                 faults += proxy_faults(proxy)
-            yield Rig(subject, [*_of_the_process(subject), *faults], loaded.storage.backend, skipped)
+            yield Rig(subject, [*_of_the_process(subject, loaded), *faults], loaded.storage.backend, skipped)
 
 
-def _of_the_process(subject: Subject) -> list[Fault]:
+def _of_the_process(subject: Subject, loaded: Settings) -> list[Fault]:
     faults = [*service_faults(subject)]
     if _UNDER_FAULTS in subject.program:
         orders = Orders(_orders_path(subject.folder))
+        faults.append(PowerLost(subject, orders, loaded.journal.directory))
         faults += [*disk_faults(orders, subject), *clock_faults(orders, subject)]
     return faults
 

@@ -38,7 +38,7 @@ async def started(folder: Path, settings: Mapping[str, object]) -> AsyncIterator
 
 
 def of(faults: Sequence[Fault], *sources: str) -> list[Fault]:
-    """Those of these sources: service, disk, clock, network, database."""
+    """Those of these sources: service, machine, disk, clock, network, database."""
     return [fault for fault in faults if fault.name.split(":")[0] in sources]
 
 
@@ -62,7 +62,9 @@ async def torture(
     for part in range(_PARTS):
         plan = Plan(seconds if part == 0 else seconds / 2, seed + part, clients=clients, clock_doubt=clock_doubt)
         prefix = f"{PREFIX}-{part}"
-        await Conductor(plan, torn.subject.url, left, report, lambda _: None, torn.subject, prefix).run()
+        await Conductor(
+            plan, torn.subject.url, left, report, lambda _: None, torn.subject, prefix, refused=torn.refused
+        ).run()
         left = [fault for fault in faults if not (report.faults[fault.name] and report.hits[fault.name])]
         if not (left and report.is_well):
             break

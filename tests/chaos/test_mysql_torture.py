@@ -21,6 +21,6 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_service_disk_net
     async with asyncio.timeout(500 + seconds_of(0)), started(tmp_path, settings_of(own_server, options)) as torn:
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
-        faults = [*of(torn.faults, "service", "disk", "network"), *of_database, *server_faults(own_server)]
+        faults = [*of(torn.faults, "service", "machine", "disk", "network"), *of_database, *server_faults(own_server)]
         report = await torture(torn, faults, seed=7, seconds=110)
     check_strained(report, at_least=20)

@@ -20,7 +20,8 @@ from tests.servers.server import Server
 
 pytestmark = pytest.mark.slow
 
-_FAULTS_OF_THE_SERVICE = {
+_FAULTS_OF_THE_PROCESS = {
+    "machine: power loss",
     "service: SIGKILL",
     "service: SIGKILL during replay",
     "service: SIGSTOP, SIGCONT",
@@ -36,10 +37,11 @@ async def test_on_sqlite_nothing_acknowledged_is_lost_regressed_duplicated_or_in
     print(report.document())
     assert [len(report.found(figure)) for figure in FIGURES] == [0, 0, 0, 0], list(report.findings())
     assert report.trouble == []
-    assert report.faults.keys() >= _FAULTS_OF_THE_SERVICE
-    assert min(report.hits[name] for name in _FAULTS_OF_THE_SERVICE) > 0
+    assert report.faults.keys() >= _FAULTS_OF_THE_PROCESS
+    assert min(report.hits[name] for name in _FAULTS_OF_THE_PROCESS) > 0
     assert sum(name.startswith("disk:") for name in report.faults) >= _DISK_FAULTS_AT_LEAST
     assert report.records_acknowledged > 0
+    assert report.data_rejected > 0
     check_strained(report, at_least=12)
 
 

@@ -1,13 +1,17 @@
 """The account finds every kind of failure, each by itself, and takes nothing for one that is none."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import pytest
 
 from persistence_service.client.batches import Kind
 from persistence_service.torture.account import Account, Kept, Letter
 from persistence_service.torture.ledger import Record, Verdict, session_as_answered, task_as_answered
+from persistence_service.torture.poison import POISON, is_poison
+from persistence_service.torture.unsynced import Lost
 
 _NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -126,6 +130,26 @@ def test_what_was_never_answered_may_be_kept_or_not_but_only_whole(account: Book
     assert numbers(account.check(kept(rows(a_task(0))))) == (1, 0, 0, 0)
 
 
+def test_what_was_kept_in_memory_may_be_gone_if_it_met_a_loss_but_only_whole_and_else_not(account: Book) -> None:
+    before, met, after = (account.leaves("tasks", [a_task(number), a_task(number + 1)]) for number in (0, 2, 4))
+    account.is_kept_in_memory(before)
+    since = monotonic()
+    account.is_kept_in_memory(met)
+    lost = Lost(1, since, monotonic())
+    account.is_kept_in_memory(replace(after, left_at=monotonic()))
+    account.loses([lost])
+    there = rows(a_task(0), a_task(1), a_task(4), a_task(5))
+    assert account.check(kept(there))
+    assert numbers(account.check(kept([]))) == (4, 0, 0, 0)
+    assert numbers(account.check(kept([*there, *rows(a_task(2))]))) == (1, 0, 0, 0)
+
+
+def test_what_was_kept_in_memory_and_met_no_loss_has_to_be_there(account: Book) -> None:
+    account.is_kept_in_memory(account.leaves("tasks", [a_task(0)]))
+    account.loses([])
+    assert numbers(account.check(kept([]))) == (1, 0, 0, 0)
+
+
 def test_a_newer_state_that_was_never_answered_is_as_good_as_the_one_acknowledged(account: Book) -> None:
     account.keeps(a_task(0, 1, "processing"))
     account.leaves("tasks", [a_task(0, 2, "failed")])
@@ -162,6 +186,42 @@ def test_without_event_times_what_was_sent_before_a_deletion_is_gone_and_what_ca
     assert account.check(kept(rows(a_task(1, None)), sessions=anew))
     assert numbers(account.check(kept([], sessions=anew))) == (1, 0, 0, 0)
     assert numbers(account.check(kept(rows(a_task(0, None), a_task(1, None)), sessions=anew))) == (0, 0, 0, 1)
+
+
+def test_without_event_time_each_sending_is_another_state_and_is_kept_no_more_than_once(account: Book) -> None:
+    sending = account.leaves("tasks", [a_task(0, None)])
+    account.leaves_again(sending)
+    account.is_kept(sending)
+    first, second = (Letter("data_rejected", row) for at in (1, 2) for row in rows(a_task(0, None), stamped=at))
+    (third,) = rows(a_task(0, None), stamped=3)
+    assert account.check(kept([], first, second))
+    assert numbers(account.check(kept([third], first, second))) == (0, 0, 1, 0)
+    assert numbers(account.check(kept([], first, first))) == (0, 0, 1, 0)
+
+
+# ----------------------------------------------------------------------------------- what the database refuses
+
+
+@pytest.fixture
+def refusing() -> Book:
+    account = Book(refused=is_poison)
+    account.keeps(a_session(), kind="sessions")
+    return account
+
+
+def test_what_the_database_refuses_is_a_letter_and_no_row(refusing: Book) -> None:
+    poison = a_task(0, source_text=POISON)
+    refusing.keeps(poison)
+    assert refusing.check(kept([], letter(poison, "data_rejected")))
+    assert numbers(refusing.check(kept([]))) == (1, 0, 0, 0)
+    assert numbers(refusing.check(kept(rows(poison)))) == (0, 0, 0, 1)
+    assert numbers(refusing.check(kept([], *[letter(poison, "data_rejected")] * 2))) == (0, 0, 1, 0)
+
+
+def test_what_the_database_takes_is_no_letter_that_says_otherwise(refusing: Book) -> None:
+    refusing.keeps(a_task(0))
+    assert numbers(refusing.check(kept([], letter(a_task(0), "data_rejected")))) == (0, 0, 0, 1)
+    assert refusing.check(kept([], letter(a_task(0), "unknown_session")))
 
 
 # ------------------------------------------------------------------------------------------------- deletions
