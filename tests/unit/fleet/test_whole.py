@@ -126,6 +126,18 @@ class TestReads:
             await crew[number % WORKERS].buffer.accept_tasks([task_request("T", "S", retry_count=number)])
             assert {(await services.query.task("T")).retry_count for services in crew.each} == {number}
 
+    async def test_the_stored_tasks_newest_state_is_found_though_another_worker_has_one_that_claims_its_id(
+        self, crew: Crew
+    ) -> None:
+        await crew[1].buffer.accept_sessions([session_request("S")])
+        await crew[1].buffer.accept_tasks([task_request("T", "S")])
+        await crew[1].whole.flush()
+        await crew[0].buffer.accept_tasks([task_request("T", "thief", status=Status.COMPLETED)])
+        await crew[1].buffer.accept_tasks([task_request("T", "S", status=Status.PROCESSING)])
+        for services in crew.each:
+            task = await services.query.task("T")
+            assert (task.session_id, task.status) == ("S", Status.PROCESSING)
+
     async def test_what_nobody_has_is_found_by_none(self, crew: Crew) -> None:
         for services in crew.each:
             with pytest.raises(SessionNotFound):
