@@ -59,6 +59,11 @@ class Kept:
         return Counter(cell_of(letter.task) for letter in self.letters if letter.reason == reason)
 
 
+def is_timed(state: Record) -> bool:
+    """Whether it was sent with an event time."""
+    return not isinstance(state["event_time"], ServiceTime)
+
+
 def cell_of(task: Record) -> Cell:
     """What identifies `task`."""
     return str(task["session_id"]), str(task["task_id"])
@@ -95,6 +100,8 @@ class Account(Ledger):
     _unanswered: dict[int, Sending] = field(default_factory=dict)
     _in_memory: list[tuple[Sending, float]] = field(default_factory=list)
     _sent_again: Counter[ServiceTime] = field(default_factory=Counter)
+    _perhaps_lost: set[str] = field(default_factory=set)
+    """Sessions of which a record was."""
 
     # ----------------------------------------------------------------------------------------- what workers tell
 
@@ -145,6 +152,8 @@ class Account(Ledger):
             if not any(sending.may_be_of(lost, answered_at) for lost in losses):
                 self._unanswered.pop(id(sending), None)
                 self._keep(sending.kind, sending.states)
+            elif sending.kind == "sessions":
+                self._perhaps_lost.update(str(state["session_id"]) for state in sending.states)
         self._in_memory.clear()
 
     def is_refused(self, sending: Sending) -> None:
@@ -180,6 +189,13 @@ class Account(Ledger):
             if state not in kept:
                 kept.append(state)
 
+    def recognised(self, row: Record) -> Record:
+        """A task; if it was sent without event time, with what stands for the service's time instead of that."""
+        for state in self.tasks_sent.get(str(row["task_id"]), ()):
+            if not is_timed(state) and row | {"event_time": state["event_time"]} == state:
+                return state
+        return row
+
     @property
     def session_ids(self) -> set[str]:
         """Of all sessions that were sent, and of all that tasks have named."""
@@ -192,12 +208,9 @@ class Account(Ledger):
         """Whether each acknowledged record is stored, or a dead letter, or rightly deleted, once, at its newest state."""
         if kept.deleted_up_to is not None:
             self._take_over(kept.deleted_up_to)
-        tasks = [self._recognised(self.tasks_sent.get(str(row["task_id"]), ()), row) for row in kept.tasks]
+        tasks = [self.recognised(row) for row in kept.tasks]
         sessions = [self._recognised_session(row) for row in kept.sessions]
-        letters = [
-            Letter(each.reason, self._recognised(self.tasks_sent.get(str(each.task["task_id"]), ()), each.task))
-            for each in kept.letters
-        ]
+        letters = [Letter(each.reason, self.recognised(each.task)) for each in kept.letters]
         self._complete_batches(tasks, sessions, letters)
         parts = [_kept_twice(kept), *self._check_cells(tasks, letters), *self._check_sessions(sessions)]
         return Verdict(*(list(chain.from_iterable(getattr(part, name) for part in parts)) for name in _NAMES))
@@ -211,13 +224,6 @@ class Account(Ledger):
             if not deletion.earliest <= up_to <= deletion.latest:
                 raise WrongAnswer(f"{session_id} is deleted up to {up_to}, and not {deletion}")
             self.deleted[session_id] = replace(deletion, earliest=up_to, latest=up_to)
-
-    def _recognised(self, sent: Iterable[Record], found: Record) -> Record:
-        """`found`; if it was sent without event time, with what stands for the service's time instead of that."""
-        for state in sent:
-            if isinstance(state["event_time"], ServiceTime) and found | {"event_time": state["event_time"]} == state:
-                return state
-        return found
 
     def _recognised_session(self, row: Record) -> Record:
         """Likewise; it was sent in parts that merge each by itself."""
@@ -312,6 +318,8 @@ class Account(Ledger):
         if wrong:
             return wrong
         orphans = [letter.task for letter in letters if letter.reason == "unknown_session"]
+        if session_id in self._perhaps_lost:
+            orphans = []  # they were dead letters before the deletion, which only keeps them from being stored
         for state in [*([row] if row else []), *orphans]:
             if self._fate(session_id, state) is Fate.GONE:
                 return f"{_told(state)} is back after the deletion"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from persistence_service.models.times import to_micros
 from persistence_service.torture.account import Account, Sending, as_moment
 from persistence_service.torture.histories import Author, Batch, Deed, Delete, Flush, Manner
 from persistence_service.torture.ledger import WrongAnswer
+from persistence_service.torture.reading_back import ReadBack
 
 _BACKOFF = Backoff(first_s=0.02, longest_s=0.5)
 _PAUSE_S = 0.05
@@ -49,6 +51,9 @@ class Rules:
     clock_doubt: timedelta = timedelta()
     trouble: list[str] = field(default_factory=list)
     """What was answered and has no place in the contract."""
+    found_at_once: list[str] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+    """Both as `ReadBack` notes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class TortureClient:
         self._author = author
         self._random = Random(author.seed)  # noqa: S311  # pauses, not secrets
         self._http = http
+        self._read_back = ReadBack(http.plain, account, Random(f"{author.seed}/read"), rules.found_at_once, rules.seen)  # noqa: S311  # likewise
 
     async def run(self, over: asyncio.Event) -> None:
         """Follow the history until `over`; what has been begun is answered then."""
@@ -168,7 +174,7 @@ class TortureClient:
                     raise WrongAnswer(f"a batch that is right was refused: {exc}") from exc
                 await asyncio.sleep(_AGAIN_S)  # the service's clock was set back: it accepts the same later
             else:
-                self._note(batch, sending, receipt)
+                await self._note(batch, sending, receipt)
                 return
 
     async def _until_answered(self, batch: Batch, sending: Sending) -> None:
@@ -193,7 +199,7 @@ class TortureClient:
             return False
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.ACCEPTED):
             raise WrongAnswer(f"POST {_path(batch)}: {response.status_code} {response.text[:300]}")
-        self._note(batch, sending, msgspec.json.decode(response.content, type=BatchAccepted))
+        await self._note(batch, sending, msgspec.json.decode(response.content, type=BatchAccepted))
         return True
 
     async def _vanish(self, batch: Batch, *, whole: bool) -> None:
@@ -216,7 +222,7 @@ class TortureClient:
         except OSError:
             return
 
-    def _note(self, batch: Batch, sending: Sending, receipt: BatchAccepted) -> None:
+    async def _note(self, batch: Batch, sending: Sending, receipt: BatchAccepted) -> None:
         asked = batch.ack or "memory"
         if DURABILITIES.index(receipt.durability) < DURABILITIES.index("journal" if asked == "storage" else asked):
             self._rules.trouble.append(f"{asked} was asked for, {receipt.durability} is the answer")
@@ -224,6 +230,7 @@ class TortureClient:
             self._account.is_kept_in_memory(sending)
         else:
             self._account.is_kept(sending)
+            await self._read_back.check(sending, receipt)
 
 
 def _is_the_clock(refused: ValidationFailed) -> bool:

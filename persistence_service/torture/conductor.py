@@ -19,7 +19,7 @@ from persistence_service.torture.clients import Connections, Rules, TortureClien
 from persistence_service.torture.faults import Fault, ServiceEnded, Subject
 from persistence_service.torture.histories import Author
 from persistence_service.torture.lanes import Lanes
-from persistence_service.torture.ledger import Record, WrongAnswer
+from persistence_service.torture.ledger import Record, Verdict, WrongAnswer
 from persistence_service.torture.power_faults import PowerLost
 from persistence_service.torture.reading import Reader
 from persistence_service.torture.report import Report
@@ -85,7 +85,7 @@ class Conductor:
     async def _round(self, number: int, http: Connections, lanes: Lanes, seconds: float) -> None:
         account = Account(refused=self.refused)
         clock = EventClock(SystemTiming().wall_us)
-        rules = Rules(self.url, clock, self._clock_doubt(), self.report.trouble)
+        rules = Rules(self.url, clock, self._clock_doubt(), self.report.trouble, seen=self.report.seen)
         seed = f"{self.plan.seed}/{number}"
         prefix = f"{self.prefix}-{number}"
         clients = [
@@ -102,6 +102,7 @@ class Conductor:
             over.set()
             await self._all_answered(sending)
             await _ended(*sending, *beside)
+            self.report.verdicts.append(Verdict(regressed=rules.found_at_once))
             await self._compare(account, Reader(http.plain, prefix, within_s=_SETTLED_WITHIN_S))
         except ServiceEnded as exc:
             self.report.trouble.append(f"it does not come back: {exc}")

@@ -7,7 +7,7 @@ import pytest
 
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.torture.database_faults import database_faults
-from tests.chaos.conftest import settings_of
+from tests.chaos.conftest import refusing_poison, settings_of
 from tests.chaos.rig import PREFIX, check_strained, of, seconds_of, started, torture
 from tests.chaos.server_faults import server_faults
 from tests.servers.server import Server
@@ -22,5 +22,7 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_service_disk_net
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
         faults = [*of(torn.faults, "service", "machine", "disk", "network"), *of_database, *server_faults(own_server)]
+        torn = refusing_poison(own_server, torn, options.database)
         report = await torture(torn, faults, seed=7, seconds=110)
+    assert report.data_rejected > 0
     check_strained(report, at_least=20)

@@ -42,6 +42,7 @@ async def test_on_sqlite_nothing_acknowledged_is_lost_regressed_duplicated_or_in
     assert sum(name.startswith("disk:") for name in report.faults) >= _DISK_FAULTS_AT_LEAST
     assert report.records_acknowledged > 0
     assert report.data_rejected > 0
+    assert min(report.seen["read_back_at_once"], report.seen["lists_at_once"]) > 0
     check_strained(report, at_least=12)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.torture.database_faults import database_faults
-from tests.chaos.conftest import settings_of
+from tests.chaos.conftest import refusing_poison, settings_of
 from tests.chaos.rig import PREFIX, of, seconds_of, started, torture
 from tests.servers.server import Server
 
@@ -23,4 +23,6 @@ async def test_nothing_acknowledged_is_lost_by_several_workers(
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
         faults = [*of(torn.faults, "service", "network"), *of_database]
-        await torture(torn, faults, seed=17, seconds=80)
+        torn = refusing_poison(own_server, torn, options.database)
+        report = await torture(torn, faults, seed=17, seconds=80)
+    assert report.data_rejected > 0

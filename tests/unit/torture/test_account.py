@@ -144,6 +144,17 @@ def test_what_was_kept_in_memory_may_be_gone_if_it_met_a_loss_but_only_whole_and
     assert numbers(account.check(kept([*there, *rows(a_task(2))]))) == (1, 0, 0, 0)
 
 
+def test_tasks_whose_session_was_perhaps_lost_with_memory_may_be_letters_from_before_its_deletion() -> None:
+    account = Book()
+    account.is_kept_in_memory(account.leaves("sessions", [a_session()]))
+    account.keeps(a_task(0))
+    account.loses([Lost(1, 0, monotonic())])
+    account.deleting("s")
+    account.note_deleted("s", at(5), at(5))
+    assert account.check(kept([], letter(a_task(0)), sessions=[]))
+    assert numbers(account.check(kept(rows(a_task(0)), sessions=[]))) == (0, 0, 0, 1)
+
+
 def test_what_was_kept_in_memory_and_met_no_loss_has_to_be_there(account: Book) -> None:
     account.is_kept_in_memory(account.leaves("tasks", [a_task(0)]))
     account.loses([])
