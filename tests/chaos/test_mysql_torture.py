@@ -22,7 +22,7 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_service_disk_net
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
         faults = [*of(torn.faults, "service", "machine", "disk", "network"), *of_database, *server_faults(own_server)]
-        torn = refusing_poison(own_server, torn, options.database)
-        report = await torture(torn, faults, seed=7, seconds=110)
+        refusing = refusing_poison(own_server, torn, options.database)
+        report = await torture(refusing, faults, seed=7, seconds=110)
     assert report.data_rejected > 0
     check_strained(report, at_least=20)

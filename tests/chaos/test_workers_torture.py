@@ -23,6 +23,6 @@ async def test_nothing_acknowledged_is_lost_by_several_workers(
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
         faults = [*of(torn.faults, "service", "network"), *of_database]
-        torn = refusing_poison(own_server, torn, options.database)
-        report = await torture(torn, faults, seed=17, seconds=80)
+        refusing = refusing_poison(own_server, torn, options.database)
+        report = await torture(refusing, faults, seed=17, seconds=80)
     assert report.data_rejected > 0
