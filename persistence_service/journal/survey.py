@@ -132,6 +132,8 @@ def take_stock(directory: JournalDirectory) -> Survey:
         remark()
     if look.torn is not None:
         _cut(directory.files, survey.newest, look.torn)
+    elif survey.segments:
+        _put_on_disk(directory.files, survey.newest)
     survey.quarantined_files = count_quarantined(directory)
     clear(directory, look.listing.unfinished)
     for item in look.strange:
@@ -265,6 +267,19 @@ def _cut(files: Files, newest: Segment, torn: Damage) -> None:
         bytes=torn.length,
         sequence=newest.last_sequence + 1,
     )
+
+
+def _put_on_disk(files: Files, newest: Segment) -> None:
+    """A process that was killed may have left the end to the kernel alone, and the next manifest says that it is there."""
+    try:
+        fd = files.open_existing(newest.home.path)
+        try:
+            files.sync(fd)
+        finally:
+            files.close(fd)
+    except OSError as error:
+        newest.end_known = False
+        log.warning("journal_end_not_on_disk", segment=newest.number, error=str(error))
 
 
 def _compare(

@@ -6,7 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from errno import ENOSPC
+from contextlib import closing
+from errno import EIO, ENOSPC
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from persistence_service.journal.format import (
     encode_header,
 )
 from persistence_service.journal.inspection import inspect, verify
+from persistence_service.testing.noted_files import FaultyNotedFiles
+from persistence_service.torture.unsynced import SyncNotes, lose_power
 from tests.unit.journal.bench import NOW_US, Bench, payloads, put, replay_all, settle
 
 ONE_A_SEGMENT = BODY_OFFSET + 600
@@ -102,6 +105,31 @@ async def test_a_torn_tail_is_cut_before_the_new_segment_opens_so_that_it_is_nev
     survivor = await bench.open(shutil.copytree(crashed, bench.path.parent / "later"))
     assert payloads(await replay_all(survivor)) == [b"first", b"second"]
     assert (survivor.stats().losses, survivor.stats().damaged_regions, survivor.stats().torn_tails) == ((), 0, 0)
+
+
+@pytest.mark.parametrize("fsync_fails", [False, True])
+async def test_what_a_killed_process_left_to_the_kernel_is_on_disk_before_anything_says_that_it_is_there(
+    bench: Bench, tmp_path: Path, fsync_fails: bool
+) -> None:
+    # MySQL, seed 7: after a kill and, later, a power failure the journal reported records as lost that no fsync had kept.
+    journal = await bench.open()
+    await put(journal, b"on disk")
+    size = bench.segments()[0].stat().st_size
+    await put(journal, b"left to the kernel", durable=False)
+    killed = bench.crash("killed")
+    with closing(SyncNotes(tmp_path / "notes")) as notes:
+        notes.has(bench.segments(killed)[0].stat().st_ino, size)
+        next_run = Bench(killed, FaultyNotedFiles(notes))
+        if fsync_fails:
+            next_run.files.fail("sync", EIO, times=1)
+        survivor = await next_run.open()
+        await put(survivor, b"later")
+        await survivor.close()
+        lost = lose_power(tmp_path / "notes", killed)
+    again = await bench.open(killed)
+    kept = [] if fsync_fails else [b"left to the kernel"]
+    assert payloads(await replay_all(again)) == [b"on disk", *kept, b"later"]
+    assert (lost is not None, again.stats().losses) == (fsync_fails, ())
 
 
 async def test_damage_in_the_middle_is_kept_reported_and_costs_one_record(
