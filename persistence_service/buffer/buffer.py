@@ -128,8 +128,8 @@ class RecordBuffer(Generic[R]):
         """Take an entry in and merge it with what is here of its key, in its place; an orphan stays one.
 
         One that names another session than what waits or is in flight of its key waits behind that, and the backend decides: it
-        may know that the other one is deleted. It goes before an orphan, whose session may never come. One that is deleted is
-        dropped.
+        may know that the other one is deleted. Who comes later waits behind both, so that each has its turn. It goes before an
+        orphan, whose session may never come. One that is deleted is dropped.
         """
         key = self.collection.key_of(entry.record)
         self.size_bytes += entry.size
@@ -141,10 +141,23 @@ class RecordBuffer(Generic[R]):
             self.aside_bytes += joined.size - orphan.entry.size
             self._orphans.put_in_place(orphan, joined)
         elif any(self._contradicts(present, entry) for present in self._unflushed(key)):
-            self._contested.setdefault(key, []).append(entry)
+            self._contest(key, entry)
+        elif (present := self._waiting.get(key)) is not None:
+            self._waiting[key] = self._joined(present, entry)
+        elif key in self._contested:
+            self._contest(key, entry)
         else:
-            present = self._waiting.get(key)
-            self._waiting[key] = entry if present is None else self._joined(present, entry)
+            self._waiting[key] = entry
+
+    def _contest(self, key: str, entry: Entry[R]) -> None:
+        """It waits behind those of its key that came before, of each session one."""
+        several = self._contested.setdefault(key, [])
+        for place, present in enumerate(several):
+            is_same = not self._differs_in_fixed(present.record, entry.record)
+            if is_same and not self._deleted.covers(present.record):
+                several[place] = self._joined(present, entry)
+                return
+        several.append(entry)
 
     def _add_again(self, entries: Sequence[Entry[R]]) -> None:
         """These were here before, in other places; all that waits is in order again."""
@@ -252,9 +265,15 @@ class RecordBuffer(Generic[R]):
                 self._awaited[ticket][_identity(self.collection, entry.record)] = (place, reason)
 
     def set_orphan(self, entry: Entry[R], since_s: float) -> None:
-        """The entry's parent is not stored: keep it, and what arrives of it, until `adopt` names that parent."""
+        """The entry's parent is not stored: keep it, and what arrives of it, until `adopt` names that parent.
+
+        One that was deleted while it was found out is dropped, and meets nothing that is newer.
+        """
         key = self.collection.key_of(entry.record)
         del self._in_flight[key]
+        if self._deleted.covers(entry.record):
+            self._drop(entry)
+            return
         newer = self._waiting.get(key)
         if newer is not None and not self._differs_in_fixed(entry.record, newer.record):
             entry = self._joined(entry, self._waiting.pop(key))
@@ -295,6 +314,12 @@ class RecordBuffer(Generic[R]):
             entry = self._pop_orphan(orphan)
             self._refuse(orphan.key, Refused(entry, DeadLetterReason.UNKNOWN_SESSION, "its session is not known"))
         return is_unsure
+
+    def drop_deleted_refused(self) -> None:
+        """Let go of those that are deleted, of which no dead letter is wanted. Not while letters are made of them."""
+        for refused in self.all_refused():
+            if self._deleted.covers(refused.entry.record):
+                self._drop(self._pop_refused(refused))
 
     def all_refused(self) -> list[Refused[R]]:
         """Those that are no dead letters yet."""

@@ -126,6 +126,8 @@ class Letterbox:
         return max(0, self._max_per_minute - len(self._made))
 
     def _choose(self) -> list[_Due]:
+        for buffer in self._buffers:
+            buffer.drop_deleted_refused()
         due = [_Due(buffer, refused) for buffer in self._buffers for refused in buffer.all_refused()]
         counted = [each for each in due if each.refused.reason is DeadLetterReason.DATA_REJECTED]
         others = [each for each in due if each.refused.reason is not DeadLetterReason.DATA_REJECTED]

@@ -90,6 +90,45 @@ async def test_a_deleted_task_that_waits_again_is_not_mixed_with_one_of_another_
         assert (task.session_id, task.status) == ("B", Status.PENDING)
 
 
+@pytest.mark.parametrize("is_begun_anew", [False, True])
+async def test_a_task_that_is_deleted_while_it_is_found_to_be_an_orphan_waits_no_more_and_takes_nothing_along(
+    tmp_path: Path, *, is_begun_anew: bool
+) -> None:
+    async with open_rig(tmp_path, orphan_grace_s=50) as rig:
+        await rig.buffer.accept_tasks([task_request(status=Status.COMPLETED, event_time=OLD)])
+        rig.backend.hold()
+        flush = asyncio.create_task(rig.buffer.flush())
+        await rig.backend.held()
+        rig.buffer.note_deleted("S", _UP_TO)  # its session waited with another worker
+        if is_begun_anew:
+            await rig.buffer.accept_tasks([task_request(event_time=NEW)])
+        rig.backend.release()
+        await flush
+        await rig.backend.inner.write(TOMBSTONES, [Tombstone("S", _UP_TO, _UP_TO, _UP_TO, _UP_TO)])
+        if is_begun_anew:
+            await rig.buffer.accept_sessions([session_request(event_time=NEW)])
+        await rig.pass_time(61)
+        assert (await rig.stored())[1] == (["T"] if is_begun_anew else [])
+        assert await rig.letters() == []
+        assert rig.metrics.gone == {"translation_tasks": 1}
+
+
+async def test_an_orphan_that_is_deleted_before_its_letter_is_made_has_none(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, orphan_grace_s=50) as rig:
+        await rig.buffer.accept_sessions([session_request("B")])
+        await rig.buffer.accept_tasks([task_request(event_time=OLD)])
+        await rig.buffer.flush()
+        await rig.pass_time(31)
+        rig.backend.fail_next(StorageUnavailable("gone"))
+        await rig.buffer.accept_tasks([task_request("other", "B")])
+        await rig.pass_time(30)
+        assert rig.tasks.refused == 1
+        await delete(rig)
+        await rig.buffer.flush()
+        assert (rig.tasks.refused, await rig.letters()) == (0, [])
+        assert rig.metrics.gone == {"translation_tasks": 1}
+
+
 async def test_a_buffered_task_of_a_session_that_somebody_else_deleted_is_no_conflict_for_one_of_another(
     tmp_path: Path,
 ) -> None:

@@ -9,6 +9,7 @@ from persistence_service.buffer.policy import MemoryBounds
 from persistence_service.errors import ShuttingDown, StorageUnavailable
 from persistence_service.models.status import Status
 from persistence_service.settings import Durability
+from persistence_service.storage.collections import TASKS
 from tests.unit.buffer.harness import KIB, let_all_run, open_rig, session_request, task_request, task_requests, until
 
 
@@ -99,6 +100,30 @@ async def test_a_flush_writes_what_came_before_it_and_ends_although_more_comes(t
         rig.backend.release()
         assert (await flush).sessions_written == 1
         assert await rig.stored() == (["before"], [])
+
+
+async def test_a_flush_ends_although_more_comes_all_the_while_of_a_task_that_another_session_claims(
+    tmp_path: Path,
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        await rig.buffer.accept_sessions([session_request(name) for name in ("own", "other")])
+        await rig.buffer.flush()
+        await rig.buffer.accept_tasks([task_request(session_id=name) for name in ("own", "other")])
+        rig.backend.hold()
+        flush = asyncio.create_task(rig.buffer.flush())
+        for _ in range(3):  # the task, the other session's, and that one's letter
+            await rig.backend.held()
+            await rig.buffer.accept_tasks([task_request(session_id="own", status=Status.PROCESSING)])
+            rig.backend.release()
+            rig.backend.hold()
+        rig.backend.release()
+        assert (await flush).dead_lettered == 1
+        written = [record.session_id for name, (record, *_) in rig.backend.written if name == TASKS.name]
+        assert written[:2] == ["own", "other"]
+        await rig.buffer.flush()
+        task = await rig.stored_task("T")
+        assert task is not None
+        assert (task.session_id, task.status) == ("own", Status.PROCESSING)
 
 
 async def test_two_flushes_asked_for_in_turn_are_both_answered(tmp_path: Path) -> None:
