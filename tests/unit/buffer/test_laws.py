@@ -149,7 +149,7 @@ class Delivery:
             assert (stats.total_count, stats.set_aside) == (stats.waiting_for_session, 0)
 
     def _open(self) -> Any:  # noqa: ANN401  # a context manager of a rig
-        bounds = MemoryBounds(records=8, pressure=0.9)
+        bounds = MemoryBounds(records=8, pressure=0.9, aside=1)  # no orphan is a dead letter for lack of room
         return open_rig(self._directory, inner=self._backend, size=4, bounds=bounds, segment_bytes=4096)
 
     async def _run(self, rig: Rig) -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from persistence_service.buffer.buffer import RecordBuffer
+from persistence_service.buffer.dead_letters import read_letters
 from persistence_service.buffer.intake import KIND_SESSIONS, KIND_TASKS
 from persistence_service.buffer.policy import MemoryBounds
 from persistence_service.errors import (
@@ -63,6 +64,8 @@ AWAY = StorageUnavailable("gone")
 _MEMORY = 5
 _SESSION_IDS = ("A", "B", "C")
 _TASK_IDS = ("A1", "A2", "A3", "B1", "B2", "C1")  # the first letter is the session: a task keeps its own
+_CLAIMED_IDS = ("K", "L")  # several sessions claim these
+_CLAIMING_IDS = (*_SESSION_IDS, "D")  # the last of them is never known
 _EVENT_TIMES = (
     None,
     "2026-01-31T10:00:01Z",
@@ -106,6 +109,10 @@ _task_requests = st.builds(
     poison=_poison,
     status=_statuses,
     event_time=_times,
+)
+
+_claims = st.builds(
+    task_request, st.sampled_from(_CLAIMED_IDS), st.sampled_from(_CLAIMING_IDS), status=_statuses, event_time=_times
 )
 
 
@@ -223,9 +230,9 @@ class BufferMachine(RuleBasedStateMachine):
     def accept_tasks(self, batch: list[TaskRequest]) -> None:
         self.run(self._accept(batch, Durability.JOURNAL))
 
-    @rule(session=st.sampled_from("AB"), time=_times)
-    def accept_a_task_of_two_sessions(self, session: str, time: str | None) -> None:
-        self.run(self._accept([task_request("K", session, event_time=time)], Durability.JOURNAL))
+    @rule(batch=st.lists(_claims, min_size=1, max_size=4))
+    def accept_tasks_that_several_sessions_claim(self, batch: list[TaskRequest]) -> None:
+        self.run(self._accept(batch, Durability.JOURNAL))
 
     @rule(batch=st.lists(_task_requests, min_size=1, max_size=3), number=st.sampled_from([errno.EIO, errno.ENOSPC]))
     def accept_on_a_failing_disk(self, batch: list[TaskRequest], number: int) -> None:
@@ -242,7 +249,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.run(accept())
         self.files.heal()
 
-    @rule(batch=st.lists(_task_requests, min_size=1, max_size=3))
+    @rule(batch=st.lists(_task_requests | _claims, min_size=1, max_size=3))
     def accept_until_stored(self, batch: list[TaskRequest]) -> None:
         async def accept() -> None:
             accepting = asyncio.create_task(self._accept(batch, Durability.STORAGE))
@@ -253,6 +260,7 @@ class BufferMachine(RuleBasedStateMachine):
                 if index not in told and isinstance(record, Task) and record.session_id not in self.model.deleted:
                     (stored,) = await self.backend.read(TASKS, [record.task_id]) or (None,)
                     assert stored is not None, "a task that was said to be stored is not"
+                    assert stored.session_id == record.session_id
 
         self.run(accept())
 
@@ -390,7 +398,7 @@ class BufferMachine(RuleBasedStateMachine):
     def every_record_can_be_read(self) -> None:
         async def read() -> None:
             await self.rig.rests()  # what becomes a dead letter between two looks would seem to be missing
-            for task_id in _TASK_IDS:
+            for task_id in (*_TASK_IDS, *_CLAIMED_IDS):
                 await self.check_read_task(task_id)
             for session_id in _SESSION_IDS:
                 await self.check_read_session(session_id)
@@ -398,14 +406,20 @@ class BufferMachine(RuleBasedStateMachine):
         self.run(read())
 
     async def check_read_task(self, task_id: str) -> None:
-        """What waits, then what is stored: together they are all that was accepted, whether the backend answers or not."""
-        session_id = task_id[0]
-        if session_id in self.model.deleted or await self.is_aside(TASKS, task_id):
-            return
-        waiting = await self.rig.unstored_task(task_id)
-        found = [*await self.backend.read(TASKS, [task_id]), *([waiting] if waiting else [])]
-        expected = self.model.task(task_id, session_id)
-        assert (without_service_times(reduce(merge_tasks, found)) if found else None) == expected
+        """What waits, what is stored and what letters hold: together they are all that was accepted, whoever claims the id."""
+        held = await self.rig.buffer.tasks(task_id)
+        held += await self.backend.read(TASKS, [task_id])
+        letters = [letter.letter_id for letter in await self.dead_letters() if letter.record_key == task_id]
+        in_files = [self.rig.letter_files.read(letter_id) for letter_id in letters]
+        for letter in (*await read_letters(self.backend, letters), *filter(None, in_files)):
+            assert isinstance(letter.record, Task)
+            held.append(letter.record)
+        for session_id in {task.session_id for task in held} | set(_CLAIMING_IDS):
+            if session_id in self.model.deleted:
+                continue
+            found = [task for task in held if task.session_id == session_id]
+            expected = self.model.task(task_id, session_id)
+            assert (without_service_times(reduce(merge_tasks, found)) if found else None) == expected
 
     async def check_read_session(self, session_id: str) -> None:
         if session_id in self.model.deleted or await self.is_aside(SESSIONS, session_id):
@@ -466,7 +480,7 @@ class BufferMachine(RuleBasedStateMachine):
             if expected is None or self.model.may_lack(task_id, session_id, None):
                 continue
             elsewhere = {(task_id, session_id)} & (lettered | orphans)
-            if task_id == "K":
+            if task_id in _CLAIMED_IDS:
                 assert elsewhere or (stored is not None and stored.session_id == session_id)
             elif session_id in sessions:
                 assert self.model.allows_task(task_id, session_id, stored), task_id
