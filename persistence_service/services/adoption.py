@@ -1,13 +1,18 @@
-"""Adoption: the letters of orphans are replayed by themselves when their session is stored after all."""
+"""Adoption: the letters of orphans are replayed by themselves when their session is stored after all.
+
+So they are when it is deleted, which drops those that are not newer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
 
 import structlog
 
 from persistence_service.buffer.backoff import Backoff
 from persistence_service.buffer.timing import Timing
+from persistence_service.buffer.tombstones import deletions_of
 from persistence_service.errors import (
     DeadLetterDamaged,
     DeadLetterNotFound,
@@ -15,6 +20,7 @@ from persistence_service.errors import (
     UnclassifiedStorageError,
 )
 from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason
+from persistence_service.models.tombstone import is_covered
 from persistence_service.services.background import repeat
 from persistence_service.services.dead_letters import DeadLetterService, LetterFilter, ReplayStatus
 from persistence_service.storage.collections import DEAD_LETTERS, SESSIONS
@@ -30,7 +36,7 @@ _ORPHANS = LetterFilter(reason=DeadLetterReason.UNKNOWN_SESSION)
 
 
 class OrphanAdoption:
-    """Replays letters of the reason `unknown_session` whose session is stored now."""
+    """Replays letters of the reason `unknown_session` whose session is stored now, or deleted since."""
 
     def __init__(
         self, *, registry: StorageRegistry, letters: DeadLetterService, timing: Timing, backoff: Backoff | None = None
@@ -41,7 +47,7 @@ class OrphanAdoption:
         self._backoff = backoff or Backoff(first_s=1)
 
     async def adopt(self) -> int:
-        """Replay the letters of orphans whose session is stored; returns how many it stored.
+        """Replay the letters of orphans whose session is stored or that are deleted; returns how many it stored.
 
         Raises:
             StorageUnavailable: the backend is away; the rest is adopted the next time.
@@ -77,24 +83,27 @@ class OrphanAdoption:
         order = (Sort("session_id"), Sort(DEAD_LETTERS.key))
         while True:
             page = await self._backend.query(DEAD_LETTERS, Query(where, order, after=after, limit=_LETTERS_AT_ONCE))
-            stored = await self._stored(page)
-            yield [letter for letter in page if letter.session_id in stored]
+            known = await self._known(page)
+            yield [letter for letter in page if _is_ripe(letter, known)]
             if len(page) < _LETTERS_AT_ONCE:
                 break
             last = page[-1]
-            # A session that is not stored may have very many letters; they are passed by.
-            after = (last.session_id, last.letter_id if last.session_id in stored else _BEHIND_EVERY_ID)
+            # A session that is not known may have very many letters; they are passed by.
+            after = (last.session_id, last.letter_id if last.session_id in known else _BEHIND_EVERY_ID)
         in_files, _ = await self._letters.in_files(_ORPHANS)
-        stored = await self._stored(in_files)
+        known = await self._known(in_files)
         for letter in in_files:  # each by itself: the backend could not hold it
-            if letter.session_id in stored:
+            if _is_ripe(letter, known):
                 yield [letter]
 
-    async def _stored(self, letters: Sequence[DeadLetter]) -> set[str]:
+    async def _known(self, letters: Sequence[DeadLetter]) -> dict[str, datetime | None]:
+        """The letters' sessions that are stored (None), or up to when they are deleted."""
         session_ids = sorted({letter.session_id for letter in letters})
         if not session_ids:
-            return set()
-        return {session.session_id for session in await self._backend.read(SESSIONS, session_ids)}
+            return {}
+        stored = await self._backend.read(SESSIONS, session_ids)
+        deleted = await deletions_of(self._backend, session_ids)
+        return deleted | {session.session_id: None for session in stored}
 
     async def run(self) -> None:
         """Adopt orphans' letters now and then, for ever."""
@@ -104,6 +113,13 @@ class OrphanAdoption:
         adopted = await self.adopt()
         if adopted:
             _log.info("adoption.done", tasks=adopted)
+
+
+def _is_ripe(letter: DeadLetter, known: Mapping[str, datetime | None]) -> bool:
+    if letter.session_id not in known:
+        return False
+    deleted_up_to = known[letter.session_id]
+    return deleted_up_to is None or is_covered(letter.event_time, deleted_up_to)
 
 
 def _steps(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
