@@ -189,10 +189,17 @@ class DeadLetterService:
             DeadLetterDamaged: it can't be read.
             StorageUnavailable: the backend is away.
         """
-        found = await read_letter(self._backend, letter_id) or await asyncio.to_thread(self._files.read, letter_id)
+        found = await self._stored(letter_id) or await asyncio.to_thread(self._files.read, letter_id)
         if found is None:
             raise DeadLetterNotFound(letter_id)
         return found.letter, _record_of(found)
+
+    async def _stored(self, letter_id: str) -> Letter | None:
+        """As the backend has it; it may be settled after it was read and before its parts are."""
+        found = await read_letter(self._backend, letter_id)
+        if found is None or len(found.parts) == found.letter.parts:
+            return found
+        return await read_letter(self._backend, letter_id)
 
     async def in_files(self, which: LetterFilter) -> tuple[list[DeadLetter], list[DamagedFile]]:
         """The letters that lie in files alone, and the files that can't be read."""

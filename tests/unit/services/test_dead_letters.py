@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,14 @@ from persistence_service.models.tombstone import Tombstone
 from persistence_service.services import dead_letters as module
 from persistence_service.services.dead_letters import LetterFilter, Replay, ReplayStatus
 from persistence_service.storage.backend import StorageBackend
-from persistence_service.storage.collections import DEAD_LETTER_PARTS, DEAD_LETTERS, SESSIONS, TASKS, TOMBSTONES
+from persistence_service.storage.collections import (
+    DEAD_LETTER_PARTS,
+    DEAD_LETTERS,
+    SESSIONS,
+    TASKS,
+    TOMBSTONES,
+    Collection,
+)
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.storage.query import Query
 from persistence_service.storage.sqlite import SqliteBackend
@@ -191,6 +198,25 @@ async def test_a_letter_is_shown_with_its_record(rig: Rig, place: str) -> None:
     letter = letter_of(task_record(source_text="語" * 40_000, end_time=at(1)))
     await put_in(rig, place, letter)
     assert await rig.letters.letter(letter.letter.letter_id) == (letter.letter, letter.record)
+
+
+async def test_a_letter_that_is_settled_while_it_is_read_is_not_found_and_not_damaged(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # MariaDB, three workers, seed 17: the letter of an orphan was adopted between the reading of it and of its record.
+    letter = letter_of(task_record())
+    await put(rig, letter)
+    read = rig.backend.read
+
+    async def settled_meanwhile(collection: Collection[Any], keys: Sequence[str]) -> list[Any]:
+        found = await read(collection, keys)
+        if collection is DEAD_LETTERS and found:
+            await rig.letters.discard(letter.letter.letter_id)
+        return found
+
+    monkeypatch.setattr(rig.backend, "read", settled_meanwhile)
+    with pytest.raises(DeadLetterNotFound):
+        await rig.letters.letter(letter.letter.letter_id)
 
 
 @pytest.mark.parametrize("letter_id", ["0" * 32, "nothing", "../head", ""])
