@@ -320,9 +320,9 @@ class Account(Ledger):
         orphans = [letter.task for letter in letters if letter.reason == "unknown_session"]
         if session_id in self._perhaps_lost:
             orphans = []  # they were dead letters before the deletion, which only keeps them from being stored
-        for state in [*([row] if row else []), *orphans]:
+        for state, how in [*([(row, "stored")] if row else []), *((orphan, "a dead letter") for orphan in orphans)]:
             if self._fate(session_id, state) is Fate.GONE:
-                return f"{_told(state)} is back after the deletion"
+                return f"{_told(state)} is {how}, though it is deleted: {self.deleted[session_id]}"
         if row and not self._staying(session_id, self._session_states(session_id), Fate.STAYS, Fate.EITHER):
             return "it is stored, and its session is deleted"
         return ""
