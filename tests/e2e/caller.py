@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from persistence_service.client import PersistenceClient
+from persistence_service.client.retry import Backoff
 from tests.e2e.service import ServiceProcess
 
 BASE = "/api/v1/translation"
@@ -50,8 +51,8 @@ class _Following(httpx.AsyncBaseTransport):
 class Caller:
     """Calls the service wherever it runs at the moment; `client` is what a worker uses.
 
-    Its own calls are sent again too: after a broken connection when the service is back, after a 503 when its Retry-After is
-    over (at most a second).
+    No worker stays away for longer than a second because the service was. Its own calls are sent again too: after a broken
+    connection when the service is back, after a 503 when its Retry-After is over (at most a second).
     """
 
     def __init__(self, service: ServiceProcess, client: PersistenceClient, http: httpx.AsyncClient) -> None:
@@ -65,7 +66,9 @@ class Caller:
     async def to(cls, service: ServiceProcess) -> AsyncIterator[Self]:
         """A caller of `service`, closed at the end of the block."""
         async with (
-            PersistenceClient(_HOST, transport=_Following(service), give_up_s=_GIVE_UP_S) as client,
+            PersistenceClient(
+                _HOST, transport=_Following(service), give_up_s=_GIVE_UP_S, backoff=Backoff(longest_s=_LONGEST_PAUSE_S)
+            ) as client,
             httpx.AsyncClient(transport=_Following(service), base_url=_HOST, timeout=60) as http,
         ):
             yield cls(service, client, http)

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from tests.conftest import require_or_skip
 
+# Between two looks: who looks without a pause takes the processor from those it waits for.
+_LOOK_S = 0.05
+
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
     """Ask until it is so."""
     try:
         async with asyncio.timeout(45):
-            while not await condition():
-                pass
+            while not await condition():  # noqa: ASYNC110  # another process has no event
+                await asyncio.sleep(_LOOK_S)
     except TimeoutError:
         raise AssertionError(f"it never came to this: {what}") from None
 

@@ -15,7 +15,7 @@ from tests.e2e.killer import Killer
 from tests.e2e.outside import until
 from tests.e2e.workbooks import Workbook
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
 _ORPHANS, _CONFLICTS = 60, 30
 _BIG = 6000

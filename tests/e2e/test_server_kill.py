@@ -23,9 +23,9 @@ from tests.e2e.test_kill import any_moment
 from tests.e2e.workbooks import Workbook, read_workbooks
 from tests.servers.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
 
-SERVER_KILLS = 6
+SERVER_KILLS = 3  # one in each order
 _SEED = 5
 _LONGEST_OUTAGE_S = 1.0
 
@@ -54,7 +54,8 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_and_rows_a
             return bool((await caller.health())["status"] == "healthy")
 
         await until(is_well, "it has found its database again")
-        verdict = await job.check_everything()
+        # Pages and single reads of these records: test_kill.py on SQLite; on the servers, of the sample: test_main_job.py.
+        verdict = await job.check_kept()
         health = await caller.health()
     print(
         f"{own_server.kind}: {SERVER_KILLS} kills of the server, {kills} of the service, {caller.repeated} requests "
