@@ -2,24 +2,27 @@
 
     python -m persistence_service.testing.under_faults ORDERS_SOCKET serve …
 
-The service has no switch for it: it takes its files and its clock from whoever opens it, and here that is this module. For one
-worker: the processes of several are begun anew.
+The service has no switch for it: it takes its files and its clock from whoever opens it, and here that is this module. Of several
+workers each listens at a socket of its own: they are begun anew, with this module as their main one.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from functools import partial
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
-from typing import assert_never
+from typing import Any, Final, assert_never
 from unittest.mock import patch
 
 import msgspec
 
-from persistence_service.bootstrap import open_services
-from persistence_service.cli import app, serve
+from persistence_service.bootstrap import Services, open_services
+from persistence_service.cli import app, serve, worker
+from persistence_service.fleet.identity import WorkerIdentity
 from persistence_service.testing.clocks import JumpingTiming
 from persistence_service.testing.faulty_files import FaultyFiles
 from persistence_service.testing.noted_files import FaultyNotedFiles
@@ -33,10 +36,13 @@ from persistence_service.torture.orders import (
     ShortenWrites,
     SlowDown,
     notes_beside,
+    of_worker,
 )
 from persistence_service.torture.unsynced import SyncNotes
 
 _MICROSECONDS = 1_000_000
+_SOCKET: Final = "TORTURE_ORDERS_SOCKET"
+"""The environment variable by which workers, which get no command line, are told."""
 
 
 class Obedience(ThreadingUnixStreamServer):
@@ -83,14 +89,26 @@ class _Conversation(StreamRequestHandler):
             self.wfile.write(msgspec.json.encode(self.server.obey(order)) + b"\n")
 
 
+def opening(socket: Path) -> Callable[..., AbstractAsyncContextManager[Services]]:
+    """`open_services` for a service that listens at `socket`, or for a worker that listens beside it."""
+
+    def open_(*arguments: Any, worker: WorkerIdentity | None = None, **others: Any) -> Any:  # noqa: ANN401  # as it is called
+        own = socket if worker is None else of_worker(socket, worker.number)
+        files, timing = FaultyNotedFiles(SyncNotes(notes_beside(own))), JumpingTiming()
+        Obedience(own, files, timing)
+        return open_services(*arguments, worker=worker, **others, files=files, timing=timing)
+
+    return open_
+
+
 def main() -> None:
     """Run the command line that stands behind the socket's path."""
-    socket = Path(sys.argv.pop(1))
-    files, timing = FaultyNotedFiles(SyncNotes(notes_beside(socket))), JumpingTiming()
-    Obedience(socket, files, timing)
-    with patch.object(serve, "open_services", partial(open_services, files=files, timing=timing)):
+    os.environ[_SOCKET] = socket = sys.argv.pop(1)
+    with patch.object(serve, "open_services", opening(Path(socket))):
         app.main()
 
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # of a worker, which is given no command line
+    patch.object(worker, "open_services", opening(Path(os.environ[_SOCKET]))).start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -67,32 +69,58 @@ def notes_beside(socket: Path) -> Path:
     return socket.with_name(f"{socket.name}.synced")
 
 
-class Orders:
-    """The way to the process that listens at `path` at the moment."""
+def of_worker(socket: Path, number: int) -> Path:
+    """Where one of several workers listens, if their supervisor was given `socket`."""
+    return socket.with_name(f"{socket.name}.{number}")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class Orders:
+    """The way to the processes that listen at `paths` at the moment: they have one disk and one clock, and obey alike."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.paths = paths
+
+    @classmethod
+    def to_service(cls, socket: Path, workers: int) -> Orders:
+        """To a service that was given `socket`."""
+        return cls(socket) if workers == 1 else cls(*(of_worker(socket, number) for number in range(1, workers + 1)))
 
     async def give(self, order: Order) -> Figures | None:
         """Have it done; None if nobody is there to do it, and so nothing wrong with its disk and clock either."""
-        with contextlib.suppress(TimeoutError):
-            return await self._answer(order)
-        return None
+        return await self._all(lambda path: _give(path, order))
 
     async def heal(self) -> Figures | None:
         """As `give`, but one who does not answer at first is asked again: a fault that stays would be a finding."""
-        for _ in range(_ATTEMPTS_TO_HEAL):
-            with contextlib.suppress(TimeoutError):
-                return await self._answer(Heal())
-        return None
+        return await self._all(_heal)
 
-    async def _answer(self, order: Order) -> Figures | None:
-        async with asyncio.timeout(_ANSWER_S):
-            with contextlib.suppress(ConnectionError, FileNotFoundError, BlockingIOError, EOFError):
-                reader, writer = await asyncio.open_unix_connection(self.path)
-                try:
-                    writer.write(msgspec.json.encode(order) + b"\n")
-                    return msgspec.json.decode(await reader.readuntil(b"\n"), type=Figures)
-                finally:
-                    writer.close()
-        return None
+    async def _all(self, ask: Callable[[Path], Awaitable[Figures | None]]) -> Figures | None:
+        answers = [answer for answer in await asyncio.gather(*map(ask, self.paths)) if answer is not None]
+        if not answers:
+            return None
+        struck = sum((Counter(answer.struck) for answer in answers), Counter[str]())
+        return Figures(dict(struck), sum(answer.wrong_times for answer in answers))
+
+
+async def _give(path: Path, order: Order) -> Figures | None:
+    with contextlib.suppress(TimeoutError):
+        return await _answer(path, order)
+    return None
+
+
+async def _heal(path: Path) -> Figures | None:
+    for _ in range(_ATTEMPTS_TO_HEAL):
+        with contextlib.suppress(TimeoutError):
+            return await _answer(path, Heal())
+    return None
+
+
+async def _answer(path: Path, order: Order) -> Figures | None:
+    async with asyncio.timeout(_ANSWER_S):
+        with contextlib.suppress(ConnectionError, FileNotFoundError, BlockingIOError, EOFError):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                writer.write(msgspec.json.encode(order) + b"\n")
+                return msgspec.json.decode(await reader.readuntil(b"\n"), type=Figures)
+            finally:
+                writer.close()
+    return None

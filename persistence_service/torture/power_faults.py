@@ -25,10 +25,10 @@ class PowerLost:
     name = "machine: power loss"
 
     def __init__(self, subject: Subject, orders: Orders, journal: Path) -> None:
-        """`orders` reach the process, which notes what is on disk of the files in `journal`."""
+        """`orders` reach the processes, which note what is on disk of their files in `journal`."""
         self._subject = subject
         self._orders = orders
-        self._notes = notes_beside(orders.path)
+        self._notes = [notes_beside(path) for path in orders.paths]
         self._journal = journal
         self.lost: list[Lost] = []
         """What each took that took anything."""
@@ -49,15 +49,13 @@ class PowerLost:
             # All that came during the first fsync waits for the second one then.
             await asyncio.sleep(_BEHIND_S + random.uniform(0, _LONGEST_AFTER_S))
         await self._subject.kill()
-        lost = await asyncio.to_thread(lose_power, self._notes, self._journal)
-        if lost is not None:
-            self.lost.append(lost)
+        self.lost += [lost for notes in self._notes if (lost := lose_power(notes, self._journal)) is not None]
         await self._subject.start()
 
     async def _something_is_unsafe(self) -> None:
         """But it is not waited for for ever."""
         ends_at = monotonic() + _LONGEST_LOOK_OUT_S
-        while not await asyncio.to_thread(is_unsafe, self._notes):
+        while not any(map(is_unsafe, self._notes)):
             if monotonic() > ends_at:
                 return
             await asyncio.sleep(_LOOK_AGAIN_S)

@@ -77,12 +77,9 @@ async def rig(folder: Path, settings: Mapping[str, object], config: Path | None,
 
 
 def _of_the_process(subject: Subject, loaded: Settings) -> list[Fault]:
-    faults = [*service_faults(subject)]
-    if _UNDER_FAULTS in subject.program:
-        orders = Orders(_orders_path(subject.folder))
-        faults.append(PowerLost(subject, orders, loaded.journal.directory))
-        faults += [*disk_faults(orders, subject), *clock_faults(orders, subject)]
-    return faults
+    orders = Orders.to_service(_orders_path(subject.folder), loaded.service.workers)
+    power = PowerLost(subject, orders, loaded.journal.directory)
+    return [*service_faults(subject), power, *disk_faults(orders, subject), *clock_faults(orders, subject)]
 
 
 @asynccontextmanager
@@ -92,10 +89,7 @@ async def _process(
     arguments = [f"--config={config}"] if config else []
     settings = {**settings, "service.workers": loaded.service.workers}
     program = ("-m", _UNDER_FAULTS, str(_orders_path(folder)), "serve")
-    if loaded.service.workers == 1:
-        subject = ServiceProcess(folder, settings, program=program, arguments=arguments)
-    else:
-        subject = ServiceProcess(folder, settings, arguments=arguments)
+    subject = ServiceProcess(folder, settings, program=program, arguments=arguments)
     try:
         try:
             await subject.start()

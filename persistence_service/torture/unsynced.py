@@ -105,6 +105,8 @@ def lose_power(notes: Path, directory: Path) -> Lost | None:
     """Cut all files in `directory` to what is on disk of them, while nobody uses them; None if that was all of each."""
     on_disk = noted(notes)
     lost, since = 0, []
+    if not on_disk or not directory.is_dir():
+        return None
     with notes.open("a") as file:
         for path in directory.rglob("*"):
             found = path.lstat()

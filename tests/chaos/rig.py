@@ -1,6 +1,7 @@
 """A torture as the tests have it: a service of its own under faults, all kinds of which have to be felt."""
 
 import os
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from persistence_service.torture.conductor import Conductor, Plan
 from persistence_service.torture.engine import SMALL
-from persistence_service.torture.faults import Fault
+from persistence_service.torture.faults import Fault, Subject
 from persistence_service.torture.report import FIGURES, Report
 from persistence_service.torture.sources import Rig, rig
 
@@ -84,3 +85,9 @@ def check_strained(report: Report, *, at_least: int) -> None:
     print(dict(report.seen))
     assert [name for name in _STRAINS if not report.seen[name]] == []
     assert report.faults.total() >= at_least
+
+
+def most_in_a_flush(subject: Subject) -> int:
+    """The most tasks that one flush has stored, by the service's log."""
+    log = (subject.folder / "service.log").read_text()
+    return max(map(int, re.findall(r" flush .*translation_tasks=(\d+)", log)), default=0)

@@ -1,4 +1,4 @@
-"""Everything at once to a service of several workers: to single ones and to all, network, and database."""
+"""Everything at once to a service of several workers: to single ones and to all, disk, clock, network, and database."""
 
 import asyncio
 from pathlib import Path
@@ -22,7 +22,7 @@ async def test_nothing_acknowledged_is_lost_by_several_workers(
     async with asyncio.timeout(400 + seconds_of(0)), started(tmp_path, settings) as torn:
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
-        faults = [*of(torn.faults, "service", "network"), *of_database]
+        faults = [*of(torn.faults, "service", "machine", "disk", "clock", "network"), *of_database]
         refusing = refusing_poison(own_server, torn, options.database)
         report = await torture(refusing, faults, seed=17, seconds=80)
     assert report.data_rejected > 0
