@@ -5,10 +5,12 @@ The environment variables are described in CONTRIBUTING.md.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 
 pytest_plugins = ["tests.servers.fixtures"]
@@ -28,6 +30,19 @@ def require_or_skip(name: str, reason: str) -> NoReturn:
     if name in required:
         pytest.fail(f"{reason} (PERSISTENCE_TEST_REQUIRE names {name!r})", pytrace=False)
     pytest.skip(reason)
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """What is done in the block takes no part in the coverage, and half the time: the mark `no_cover` leaves fixtures out."""
+    coverage = Coverage.current()
+    if coverage is not None:
+        coverage.stop()
+    try:
+        yield
+    finally:
+        if coverage is not None:
+            coverage.start()
 
 
 @pytest.fixture(scope="session")

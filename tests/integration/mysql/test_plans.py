@@ -25,6 +25,7 @@ from persistence_service.storage.query import Between, Condition, Contains, Equa
 from persistence_service.storage.registry import StorageRegistry
 from persistence_service.storage.sql.tables import INDEXES
 from persistence_service.testing.samples import at, session_record, task_record
+from tests.conftest import unmeasured
 from tests.integration.mysql.costs import Cost, Step, every_cost, every_statement, plan_of, without_values
 from tests.servers.server import Server
 from tests.service_calls import Calls, make_every_call
@@ -86,7 +87,8 @@ class Recorded(Calls):
 def database(database_server: Server) -> Iterator[str]:
     """A database with many sessions of some tasks, and one of many; analysed, as servers do by themselves after a while."""
     database = database_server.new_database()
-    asyncio.run(_fill(database_server, database))
+    with unmeasured():
+        asyncio.run(_fill(database_server, database))
     database_server.sql("ANALYZE TABLE translation_tasks, translation_sessions", database)
     yield database
     database_server.drop(database)
@@ -231,7 +233,8 @@ def recorded(database_server: Server, database: str, tmp_path_factory: pytest.Te
     registry = StorageRegistry()
     registry.register("mysql", lambda: MysqlBackend(database_server.options(database)))
     registry.route_all("mysql", {})
-    with every_statement(recorded.note, recorded.is_wanted):
+    # Thousands of calls, which the tests of the API make too, one of each kind.
+    with unmeasured(), every_statement(recorded.note, recorded.is_wanted):
         settings = _settings(tmp_path_factory.mktemp("plans"))
         asyncio.run(make_every_call(settings, recorded, registry))
     return recorded

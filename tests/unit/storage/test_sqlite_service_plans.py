@@ -20,6 +20,7 @@ from sqlalchemy.dialects.sqlite import dialect
 from persistence_service.settings import Settings
 from persistence_service.storage.sql.tables import INDEXES
 from persistence_service.storage.sqlite.connection import SqliteConnection
+from tests.conftest import unmeasured
 from tests.service_calls import BASE, Calls, make_every_call
 
 
@@ -61,7 +62,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
         return run
 
-    with pytest.MonkeyPatch.context() as patch:
+    with unmeasured(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(SqliteConnection, "rows", recording(SqliteConnection.rows))
         patch.setattr(SqliteConnection, "changed", recording(SqliteConnection.changed))
         asyncio.run(make_every_call(_settings(tmp_path_factory.mktemp("plans")), recorded))
