@@ -1,6 +1,7 @@
 """The command, as users have it: on SQLite with all its faults, against a running service, and on a database of others."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ _FAULTS_OF_THE_PROCESS = {
     "service: SIGTERM, then SIGKILL",
 }
 _DISK_FAULTS_AT_LEAST = 5
+_SLOW_S = 120
 
 
 async def test_on_sqlite_nothing_acknowledged_is_lost_regressed_duplicated_or_invented() -> None:
@@ -68,6 +70,30 @@ async def test_in_the_database_of_others_nothing_is_left_behind(mysql_server: Se
     check_empty(database)
 
 
+async def test_what_a_signal_ends_has_removed_what_it_had_stored(mysql_server: Server) -> None:
+    database = OnServer(mysql_server)
+    process = await started("--backend=mysql", "--seconds=600", settings=database.settings())
+    try:
+        async with asyncio.timeout(_SLOW_S):
+            while not await asyncio.to_thread(stored_tasks, database):  # noqa: ASYNC110  # a database tells nobody
+                await asyncio.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 128 + signal.SIGTERM
+    finally:
+        if process.returncode is None:
+            process.kill()
+    check_empty(database)
+
+
+def stored_tasks(database: Database) -> int:
+    """How many there are; none as long as there is no table for them."""
+    try:
+        ((tasks,),) = database.look("SELECT COUNT(*) FROM translation_tasks")
+    except Exception:  # noqa: BLE001  # of several drivers
+        return 0
+    return int(str(tasks))
+
+
 async def test_where_no_service_is_the_torture_says_that_it_could_not_be_done(tmp_path: Path) -> None:
     code, document = await run(settings={"journal.directory": "/proc/nowhere"})
     assert (code, document) == (3, {})
@@ -90,12 +116,13 @@ def check_empty(database: Database) -> None:
 
 async def run(*options: str, settings: Mapping[str, object] | None = None) -> tuple[int, dict[str, Any]]:
     """The command for a few seconds; its exit code and what it answers."""
-    given = [f"--set={key}={value}" for key, value in (settings or {}).items()]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(ROOT / "main.py"), "torture", "--json"),
-        *(f"--seconds={seconds_of(12)}", f"--seed={seed_of(4)}"),
-        *(*options, *given),
-        stdout=asyncio.subprocess.PIPE,
-    )
+    process = await started(f"--seconds={seconds_of(12)}", *options, settings=settings)
     answer, _ = await process.communicate()
     return process.returncode or 0, msgspec.json.decode(answer) if answer else {}
+
+
+async def started(*options: str, settings: Mapping[str, object] | None = None) -> asyncio.subprocess.Process:
+    """The command, which will answer with a document."""
+    given = [f"--set={key}={value}" for key, value in (settings or {}).items()]
+    command = (sys.executable, str(ROOT / "main.py"), "torture", "--json", f"--seed={seed_of(4)}")
+    return await asyncio.create_subprocess_exec(*command, *options, *given, stdout=asyncio.subprocess.PIPE)
