@@ -24,8 +24,9 @@ def database(database_server: Server) -> Iterator[str]:
 class TestMysqlBackend(BackendConformance, SizesConformance):
     @pytest.fixture
     def new_backend(self, database_server: Server, database: str) -> NewBackend:
-        present = {name for (name,) in database_server.sql("SHOW TABLES", database)}
-        for collection in reversed(ALL_COLLECTIONS):
-            if collection.name in present:
-                database_server.sql(f"DELETE FROM {collection.name}", database)
+        with database_server.connected(database) as run:
+            present = {name for (name,) in run("SHOW TABLES")}
+            for collection in reversed(ALL_COLLECTIONS):
+                if collection.name in present:
+                    run(f"DELETE FROM {collection.name}")
         return lambda: MysqlBackend(database_server.options(database))

@@ -44,16 +44,34 @@ def database_server(request: pytest.FixtureRequest) -> Server:
     return server
 
 
+@pytest.fixture(scope="session")
+def private_servers() -> Iterator[dict[str, Server]]:
+    """By their kind, those that no module has at the moment: a start takes longer than most tests."""
+    servers: dict[str, Server] = {}
+    yield servers
+    for server in servers.values():
+        server.kill()
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def own_server(request: pytest.FixtureRequest, server_run: ServerRun) -> Iterator[Server]:
-    """Each kind of server in turn, which the tests of this module may stop, kill and freeze; they leave it running."""
+def own_server(
+    request: pytest.FixtureRequest, server_run: ServerRun, private_servers: dict[str, Server]
+) -> Iterator[Server]:
+    """Each kind of server in turn, which the tests of this module may stop, kill and freeze.
+
+    They leave it running and set as it was: the next module gets the same one, unless a test failed.
+    """
     kind: str = request.param
+    failed = request.session.testsfailed
     try:
-        server = start_private(server_run, kind)
+        server = private_servers.pop(kind, None) or start_private(server_run, kind)
     except StartError as exc:
         require_or_skip(kind, str(exc))
     yield server
-    server.kill()
+    if request.session.testsfailed > failed:
+        server.kill()
+    else:
+        private_servers[kind] = server
 
 
 @pytest.fixture(scope="module")
