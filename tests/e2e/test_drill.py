@@ -189,7 +189,7 @@ async def test_what_is_refused_beyond_the_rate_waits_through_kills_and_is_stored
     rate, refused = 5, 40
     settings: dict[str, object] = {"buffer.flush_interval": 1, "buffer.max_dead_letter_rate": rate}
     service = await start_service(database.settings() | settings, measured=False)
-    async with Caller.to(service) as caller, asyncio.timeout(120):
+    async with Caller.to(service) as caller, asyncio.timeout(300):
         drill, killer = Drill(caller, database), Killer(service)
         drill.database.poison()
         book = workbook("poisoned", 400, poisoned_one_in=400 // refused)

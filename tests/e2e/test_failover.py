@@ -35,7 +35,7 @@ async def test_nothing_acknowledged_is_lost_while_primaries_die_and_freeze_and_w
 ) -> None:
     database = OnServer(group_server)
     service = await start_service(database.settings() | {"buffer.flush_interval": 1}, measured=False)
-    async with Caller.to(service) as caller, asyncio.timeout(240):
+    async with Caller.to(service) as caller, asyncio.timeout(480):
         drill = Drill(caller, database)
         async with Load.on(drill) as load:
             follower = Follower(group_server, load, database)

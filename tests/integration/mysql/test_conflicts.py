@@ -69,7 +69,7 @@ async def test_deletions_at_once_beside_a_flush_all_come_through(instances: list
 async def until_waiting(server: Server, transactions: int) -> None:
     """Until so many transactions wait for a lock."""
     question = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await asyncio.to_thread(server.sql, question))[0][0] < transactions:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.15)  # asked again within 0.1 s, InnoDB gives the same answer
 
