@@ -8,16 +8,11 @@ import pytest
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.torture.database_faults import database_faults
 from tests.chaos.conftest import refusing_poison, settings_of
-from tests.chaos.rig import PREFIX, check_strained, most_in_a_flush, of, seconds_of, started, torture
+from tests.chaos.rig import PREFIX, check_strained, of, seconds_of, started, torture
 from tests.chaos.server_faults import server_faults
 from tests.servers.server import Server
 
 pytestmark = pytest.mark.slow
-
-_LARGE_CHUNKS = {"buffer.max_buffer_size": 3000, "buffer.max_memory_records": 8000, "buffer.flush_interval": 5}
-"""So large that they are written in parallel parts."""
-_MANY_CLIENTS = 40
-_LARGE = 1000
 
 
 async def test_nothing_acknowledged_is_lost_whatever_happens_to_service_disk_network_and_database(
@@ -28,20 +23,6 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_service_disk_net
         assert not skipped
         faults = [*of(torn.faults, "service", "machine", "disk", "network"), *of_database, *server_faults(own_server)]
         refusing = refusing_poison(own_server, torn, options.database)
-        report = await torture(refusing, faults, seed=7, seconds=110)
+        report = await torture(refusing, faults, seed=7, seconds=100)
     assert report.data_rejected > 0
     check_strained(report, at_least=20)
-
-
-@pytest.mark.parametrize("own_server", ["mysql"], indirect=True)
-async def test_nothing_acknowledged_is_lost_of_chunks_that_are_written_in_parallel_parts(
-    own_server: Server, options: MysqlOptions, tmp_path: Path
-) -> None:
-    settings = settings_of(own_server, options) | _LARGE_CHUNKS
-    async with asyncio.timeout(400 + seconds_of(0)), started(tmp_path, settings) as torn:
-        of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
-        assert not skipped
-        refusing = refusing_poison(own_server, torn, options.database)
-        faults = [*of(torn.faults, "network"), *of_database]
-        await torture(refusing, faults, seed=19, seconds=30, clients=_MANY_CLIENTS)
-    assert most_in_a_flush(torn.subject) >= _LARGE
