@@ -40,10 +40,10 @@ class ReadBack:
         Raises:
             WrongAnswer: an answer that the contract does not have.
         """
-        if receipt.durability == "memory" or self.random.random() > _OFTEN:
-            return
         if receipt.durability == "storage" and sending.kind == "tasks":
             await self._listed(sending.states)
+        if receipt.durability == "memory" or self.random.random() > _OFTEN:
+            return
         state = self.random.choice(sending.states)
         if sending.kind == "tasks":
             await self._task(state)
