@@ -58,6 +58,8 @@ class FaultyBackend(StorageBackend):
         self._gate = asyncio.Event()
         self._gate.set()
         self._at_gate = asyncio.Event()
+        self._holds_answer = False
+        self._answer = asyncio.Event()
 
     # ---------------------------------------------------------------------------------------------------------- faults
 
@@ -88,13 +90,26 @@ class FaultyBackend(StorageBackend):
         self._gate.clear()
         self._at_gate.clear()
 
+    def hold_next_answer(self) -> None:
+        """The caller of the next transaction that is stored hears of it after `release`; others go on meanwhile."""
+        self._holds_answer = True
+        self._answer.clear()
+        self._at_gate.clear()
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a write, or an answer, waits at the gate."""
+        return self._at_gate.is_set()
+
     async def held(self) -> None:
-        """Return when a write waits at the gate."""
+        """Return when a write, or an answer, waits at the gate."""
         await self._at_gate.wait()
 
     def release(self) -> None:
-        """Open the gate."""
+        """Open the gate, and let the answer go."""
         self._gate.set()
+        self._answer.set()
+        self._holds_answer = False
 
     # ------------------------------------------------------------------------------------------------------- interface
 
@@ -159,12 +174,17 @@ class FaultyBackend(StorageBackend):
             self._check_there()
             self._strike(When.BEFORE_COMMIT)
         self.commits += 1
+        if self._holds_answer:
+            self._holds_answer = False
+            self._at_gate.set()
+            await self._answer.wait()
         self._strike(When.AFTER_COMMIT)
 
     async def before_write(self, records: Sequence[Any]) -> None:
         """What a write meets before it reaches the inner backend."""
-        self._at_gate.set()
-        await self._gate.wait()
+        if not self._gate.is_set():
+            self._at_gate.set()
+            await self._gate.wait()
         self._check_there()
         self._strike(When.WRITE)
         if self._rejects is not None and any(self._rejects(record) for record in records):

@@ -327,23 +327,44 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(session_id=st.sampled_from(["B", "C"]))
     def delete(self, session_id: str) -> None:
+        self.run(self._delete(session_id))
+
+    @rule(session_id=st.sampled_from(["B", "C"]), batch=st.lists(_task_requests | _claims, max_size=3))
+    def delete_before_the_answer_of_a_write_comes(self, session_id: str, batch: list[TaskRequest]) -> None:
+        """The session has come meanwhile, its orphans in flight are not known to be deleted, and more of them comes."""
+
         async def delete() -> None:
+            self.rig.backend.hold_next_answer()
+            flush = asyncio.create_task(self.rig.buffer.flush())
+            await let_all_run()
+            if not self.rig.backend.is_holding:  # there was nothing to write, or it failed
+                self.rig.backend.release()
             try:
-                await self.deletion.delete(session_id)
-            except SessionNotFound:
-                await self.learn_tombstones()
-                refused = any(is_poison(session) for session in self.model.sessions[session_id])
-                assert refused or self.model.session(session_id) is None or await self.is_aside(SESSIONS, session_id)
-            except PersistenceError:  # the outcome is open
-                self.asked_to_delete.add(session_id)
-            else:
-                self.asked_to_delete.add(session_id)
-                await self.learn_tombstones()
-                assert self.model.session(session_id) is None or await self.is_aside(SESSIONS, session_id)
-                assert await self.rig.buffer.session(session_id) is None
-            await self.learn_tombstones()
+                await self._accept([session_request(session_id)], Durability.JOURNAL)
+                await self._delete(session_id)
+                if batch:
+                    await self._accept(batch, Durability.JOURNAL)
+            finally:
+                self.rig.backend.release()
+            await asyncio.gather(flush, return_exceptions=True)
 
         self.run(delete())
+
+    async def _delete(self, session_id: str) -> None:
+        try:
+            await self.deletion.delete(session_id)
+        except SessionNotFound:
+            await self.learn_tombstones()
+            refused = any(is_poison(session) for session in self.model.sessions[session_id])
+            assert refused or self.model.session(session_id) is None or await self.is_aside(SESSIONS, session_id)
+        except PersistenceError:  # the outcome is open
+            self.asked_to_delete.add(session_id)
+        else:
+            self.asked_to_delete.add(session_id)
+            await self.learn_tombstones()
+            assert self.model.session(session_id) is None or await self.is_aside(SESSIONS, session_id)
+            assert await self.rig.buffer.session(session_id) is None
+        await self.learn_tombstones()
 
     @rule()
     def clean_up(self) -> None:
@@ -449,6 +470,11 @@ class BufferMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         self.rig.check_books()
+
+    @invariant()
+    def no_orphan_is_deleted(self) -> None:
+        tasks = self.rig.tasks
+        assert not any(tasks._deleted.covers(orphan.entry.record) for orphan in tasks._orphans)
 
     @invariant()
     def memory_is_bounded(self) -> None:

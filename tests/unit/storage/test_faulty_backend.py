@@ -72,3 +72,15 @@ async def test_a_held_write_waits_until_it_is_released(backend: FaultyBackend) -
     assert await backend.count(SESSIONS) == 0
     backend.release()
     assert (await writing).stored == 1
+
+
+async def test_a_held_answer_is_of_what_is_stored_and_keeps_nobody_else_waiting(backend: FaultyBackend) -> None:
+    backend.hold_next_answer()
+    writing = asyncio.create_task(backend.write(SESSIONS, [session_record("one")]))
+    await backend.held()
+    await backend.write(SESSIONS, [session_record("two")])
+    assert await backend.inner.count(SESSIONS) == 2
+    assert backend.is_holding
+    assert not writing.done()
+    backend.release()
+    await writing
