@@ -332,6 +332,7 @@ class Flusher:
         if self._orphans.are_to_wait:
             with suppress(Unavailable):  # the journal has no room: they are dead letters then
                 await waiting.set_aside.take_over(DeadLetterReason.UNKNOWN_SESSION)
+            self._orphans.are_to_wait = False
         try:
             await waiting.letterbox.deliver()
         except PersistenceError as exc:

@@ -170,7 +170,7 @@ class Orphans:
         if self._is_unsure:
             most = 1 if self.search.is_in_vain else _MEANWHILE
             give_up(float("-inf"), room=most * room, room_bytes=most * room_bytes)
-        self.are_to_wait = self._tasks.refused > refused
+        self.are_to_wait = self.are_to_wait or self._tasks.refused > refused
 
     def ask_others(self) -> None:
         """Begin to ask them for the sessions that orphans wait for."""

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from persistence_service.buffer.orphans import Orphans
 from persistence_service.buffer.parent_search import ParentSearch
 from persistence_service.buffer.policy import MemoryBounds
+from persistence_service.errors import StorageUnavailable
 from persistence_service.storage.memory import MemoryBackend
 from persistence_service.testing.clocks import ManualTiming
 from tests.unit.buffer.harness import Rig, let_all_run, open_rig, session_request, task_request, task_requests
@@ -280,6 +281,23 @@ class TestThoseWhoWaitInTheJournal:
         await rig.buffer.flush()
         stats = rig.buffer.stats()
         assert (stats.waiting_for_session, stats.set_aside) == (ROOM, MANY - ROOM)
+
+    async def test_they_are_no_dead_letters_when_the_database_fails_before_they_are_there(
+        self, tmp_path: Path, others: Others
+    ) -> None:
+        async with asking(tmp_path, others, Attempts()) as rig:
+            await rig.buffer.accept_sessions([session_request("known")])
+            orphans_of(rig).patience.note_others(are_all_there=False)
+            await rig.buffer.accept_tasks(task_requests(MANY, "late"))
+            await rig.buffer.flush()
+            await rig.buffer.accept_tasks([task_request("other", "known")])
+            rig.backend.fail_next(StorageUnavailable("gone"))
+            await others.answer(outcome=False)
+            await rig.rests()
+            assert rig.tasks.refused == MANY - ROOM
+            await rig.buffer.flush()
+            stats = rig.buffer.stats()
+            assert (stats.waiting_for_session, stats.set_aside, await rig.letters()) == (ROOM, MANY - ROOM, [])
 
     @pytest.mark.parametrize("is_known", [True, False])
     async def test_they_are_tried_as_soon_as_all_are_back_and_were_asked(
