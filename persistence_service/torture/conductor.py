@@ -188,7 +188,7 @@ class Conductor:
                 return kept
             if monotonic() > ends_at:
                 self.report.trouble.append(
-                    f"{waiting} orphans still wait, and {len(adoptable)} dead letters of sessions that are stored, "
+                    f"{waiting} records still wait, and {len(adoptable)} dead letters of sessions that are stored, "
                     f"{_SETTLED_WITHIN_S:.0f} s after the last fault: {sorted(map(str, adoptable))[:3]}"
                 )
                 return kept
