@@ -8,8 +8,9 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ import typer
 
 from persistence_service.buffer.timing import SystemTiming
 from persistence_service.cli.server import BACKLOG
-from persistence_service.cli.worker import GO, LOADED, READY, STOP, WorkerStart, run_worker
+from persistence_service.cli.worker import GO, LOADED, READY, STOP, TERMINAL_SIGNALS, WorkerStart, run_worker
 from persistence_service.errors import JournalUnavailable
 from persistence_service.fleet.control_directory import control_directory
 from persistence_service.fleet.identity import WorkerIdentity
@@ -105,6 +106,19 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+@contextmanager
+def _held_back(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """A process that is started meanwhile, and this one until the end, hears of these signals when it lets them through."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        # It lives as long as this process, so it needs this too; and starting it lets some of these signals through.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Run:
     """One worker process from its start to its end."""
 
@@ -121,7 +135,8 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         self._process = _SPAWN.Process(target=run_worker, args=(start,), name=f"worker-{self.number}")
         try:
-            self._process.start()
+            with _held_back(TERMINAL_SIGNALS):
+                self._process.start()
             self._loop.add_reader(ours.fileno(), self._hear)
             self._loop.add_reader(self._process.sentinel, self._note_end)
         except BaseException:
@@ -169,11 +184,14 @@ class _Run:
             self._supervised.send(GO)
 
     def stop(self) -> None:
-        """Have it end in an orderly way; asking twice changes nothing."""
-        if not self.ordered and not self.ended.is_set():
-            self.ordered = True
-            with suppress(OSError):
-                self._supervised.send(STOP)
+        """Have it end in an orderly way, at once as long as it loads; asking twice changes nothing."""
+        if self.ordered or self.ended.is_set():
+            return
+        self.ordered = True
+        if not self.loaded.is_set():
+            self.kill()  # it would hear of nothing for a while, and has nothing to put in order
+        with suppress(OSError):
+            self._supervised.send(STOP)
 
     def kill(self) -> None:
         """End it at once, which loses nothing that was acknowledged."""

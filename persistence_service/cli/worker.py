@@ -27,6 +27,8 @@ LOADED, READY = "loaded", "ready"
 """What a worker says when it could begin, and when it serves; anything else is why it can't."""
 GO, STOP = "go", "stop"
 """What it is told."""
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+"""A terminal sends them to all processes."""
 _EXIT_UNUSABLE = 3
 _LOOK_AGAIN_S = 0.05
 
@@ -47,10 +49,11 @@ class WorkerStart:
 def run_worker(start: WorkerStart) -> None:
     """What the worker process runs; its exit code is 0 after an orderly stop.
 
-    SIGTERM stops it, a second one at once. Signals that a terminal sends to all processes are its supervisor's to hear.
+    SIGTERM stops it, a second one at once. TERMINAL_SIGNALS, which were held back while it loaded, are its supervisor's to hear.
     """
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in TERMINAL_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
     _tell(start.supervisor, LOADED)  # which took most of the time: until now its predecessor may have served
     if _told(start.supervisor) != GO:
         return
