@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from math import log2
 from pathlib import Path
@@ -17,6 +17,7 @@ from persistence_service.storage.collections import TASKS as TASK_RECORDS
 from persistence_service.storage.mysql import MysqlBackend
 from persistence_service.storage.registry import StorageRegistry
 from tests.integration.mysql.costs import every_text
+from tests.integration.mysql.migrating import migrated
 from tests.servers.server import Server
 from tests.unit.buffer.harness import open_rig, session_request, task_request, until
 
@@ -115,9 +116,10 @@ POISONS = (
 
 
 @pytest.fixture
-def database(database_server: Server) -> Iterator[str]:
+async def database(database_server: Server) -> AsyncIterator[str]:
     """One whose tables the test may change."""
     database = database_server.new_database()
+    await migrated(database_server.options(database))
     yield database
     database_server.drop(database)
 
