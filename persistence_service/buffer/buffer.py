@@ -109,6 +109,7 @@ class RecordBuffer(Generic[R]):
     def oldest_arrival_s(self) -> float | None:
         """Monotonic time of the oldest unflushed record's arrival, None when there is none."""
         heads = [next(iter(place.values())) for place in (self._in_flight, self._waiting) if place]
+        heads += [several[0] for several in self._contested.values()]
         return min((entry.arrived_s for entry in heads), default=None)
 
     @property

@@ -126,6 +126,26 @@ async def test_a_flush_ends_although_more_comes_all_the_while_of_a_task_that_ano
         assert (task.session_id, task.status) == ("own", Status.PROCESSING)
 
 
+async def test_a_claim_of_another_session_that_comes_amid_a_flush_is_written_within_the_interval(
+    tmp_path: Path,
+) -> None:
+    async with open_rig(tmp_path, interval_s=30) as rig:
+        await rig.buffer.accept_sessions([session_request(name) for name in ("own", "other")])
+        await rig.buffer.flush()
+        await rig.buffer.accept_tasks([task_request(session_id="own")])
+        rig.backend.hold()
+        flush = asyncio.create_task(rig.buffer.flush())
+        await rig.backend.held()
+        await rig.buffer.accept_tasks([task_request(session_id="other")])
+        rig.backend.release()
+        await flush
+        await rig.pass_time(29)
+        assert rig.buffer.oldest_unstored_age_s() == pytest.approx(29)
+        await rig.pass_time(2)
+        assert [letter.session_id for letter in await rig.letters()] == ["other"]
+        assert rig.buffer.stats().total_count == 0
+
+
 async def test_two_flushes_asked_for_in_turn_are_both_answered(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         await rig.buffer.accept_sessions([session_request("first")])
