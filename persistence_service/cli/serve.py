@@ -54,11 +54,16 @@ def _serve_alone(settings: Settings) -> bool:
 async def open_configured_services() -> AsyncIterator[Services]:
     """The services as the environment and the configuration file say, for a server that is not ours (`uvicorn main:app`).
 
-    They are one process's, whatever service.workers says.
+    They are one process's, whatever service.workers says; that it is ignored is logged.
     """
     loaded = load_settings(known=storage_names())
+    workers = loaded.settings.service.workers
     with process_set_up(loaded.settings.logging):
         announce(loaded)
+        if workers > 1:
+            because = "another server than `persistence-service serve` runs this process, which serves alone"
+            instead = "start `persistence-service serve`, or set service.workers to 1"
+            _log.warning("service.workers_ignored", workers=workers, because=because, instead=instead)
         async with open_services(loaded.settings) as services:
             yield services
 

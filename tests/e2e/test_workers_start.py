@@ -13,7 +13,9 @@ import pytest
 
 from persistence_service.cli.worker import TERMINAL_SIGNALS
 from tests.e2e.caller import Caller
+from tests.e2e.database import SqliteFile
 from tests.e2e.service import ROOT, ServiceProcess
+from tests.e2e.test_process import ServedByUvicorn
 from tests.e2e.test_workers_process import (
     THREE,
     WORKERS,
@@ -128,3 +130,17 @@ async def test_a_mistake_of_ours_in_the_supervisor_ends_all_workers_in_an_orderl
         await service.close()
     assert any("ZeroDivisionError" in line for line in service.log)
     assert sum("journal_closed" in line for line in service.log) == WORKERS - 1
+
+
+async def test_another_server_says_once_that_it_serves_alone_whatever_number_of_workers_is_set(tmp_path: Path) -> None:
+    service = ServedByUvicorn(tmp_path, SqliteFile(tmp_path / "persistence.db"))
+    service._environment["PERSISTENCE_SERVICE__WORKERS"] = str(WORKERS)
+    try:
+        await service.start()
+        async with Caller.to(service) as caller:
+            assert await is_healthy(caller)
+        await service.terminate()
+    finally:
+        await service.close()
+    (warning,) = (line for line in service.log if "service.workers_ignored" in line)
+    assert "persistence-service serve" in warning
