@@ -12,6 +12,7 @@ import httpx
 
 from tests.e2e.caller import BASE
 from tests.e2e.conftest import StartService
+from tests.e2e.database import Database
 from tests.e2e.service import ServiceProcess
 from tests.e2e.test_process import NO_FLUSH
 from tests.e2e.test_workers_process import THREE, WORKERS, all_ready, supervisor, until
@@ -81,8 +82,10 @@ async def spread(service: ServiceProcess) -> None:
     await until(each_had_some, service)
 
 
-async def test_each_reads_what_any_has_accepted_updated_and_deleted(start_service: StartService) -> None:
-    service = await start_service({**THREE, **NO_FLUSH})
+async def test_each_reads_what_any_has_accepted_updated_and_deleted(
+    database: Database, start_service: StartService
+) -> None:
+    service = await start_service({**database.settings(), **THREE, **NO_FLUSH})
     await all_ready(service)
     await spread(service)
 
@@ -107,8 +110,8 @@ async def test_each_reads_what_any_has_accepted_updated_and_deleted(start_servic
     assert (await call(service, "GET", "/recovery/incomplete-sessions"))["count"] == page["total"]
 
 
-async def test_whichever_is_asked_tells_the_figures_of_all(start_service: StartService) -> None:
-    service = await start_service({**THREE, **NO_FLUSH})
+async def test_whichever_is_asked_tells_the_figures_of_all(database: Database, start_service: StartService) -> None:
+    service = await start_service({**database.settings(), **THREE, **NO_FLUSH})
     await all_ready(service)
     await spread(service)
     sessions = [a_session(f"s{number}") for number in range(30)]
