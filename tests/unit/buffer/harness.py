@@ -104,6 +104,7 @@ class Rig:
     letter_files: LetterFiles
     takeover: TakeOver
     background: list[asyncio.Task[None]] = field(default_factory=list)
+    has_crashed: bool = False
 
     async def start(self, *, replay: bool = True) -> None:
         self.background.append(asyncio.create_task(self.flusher.run()))
@@ -179,6 +180,7 @@ class Rig:
 
     async def crash(self) -> Path:
         """End without a word; the directory is what the disk holds then. The backend goes on."""
+        self.has_crashed = True
         await self.end()
         return image_of(self.directory)
 
@@ -251,7 +253,7 @@ async def open_rig(
     orphan_grace_s: float = 300.0,
     max_dead_letters: int = 100,
 ) -> AsyncIterator[Rig]:
-    """A rig on the journal in `directory`; at the end its books are checked. A backend that is given stays open."""
+    """A rig on the journal in `directory`; at the end its books are checked, unless it crashed. A backend that is given stays open."""
     timing = timing or ManualTiming()
     own = inner is None
     inner = inner or MemoryBackend()
@@ -304,7 +306,8 @@ async def open_rig(
         if start:
             await rig.start(replay=replay)
         yield rig
-        rig.check_books()
+        if not rig.has_crashed:  # it may have been amid an append, of which nothing in memory knows yet
+            rig.check_books()
     finally:
         await rig.end()
         await journal.close()
