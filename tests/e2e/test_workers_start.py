@@ -64,6 +64,10 @@ class SlowToLoad(ServiceProcess):
     def go_on(self) -> None:
         (self._notes / "go").touch()
 
+    def hold_up(self) -> None:
+        """Those that begin to load from now on wait again."""
+        (self._notes / "go").unlink()
+
 
 @asynccontextmanager
 async def starting(service: ServiceProcess) -> AsyncIterator[None]:
@@ -144,3 +148,28 @@ async def test_another_server_says_once_that_it_serves_alone_whatever_number_of_
         await service.close()
     (warning,) = (line for line in service.log if "service.workers_ignored" in line)
     assert "persistence-service serve" in warning
+
+
+@pytest.mark.slow
+async def test_restarts_that_are_asked_for_during_one_are_one_more_and_a_worker_that_is_away_hinders_none(
+    tmp_path: Path,
+) -> None:
+    service = SlowToLoad(tmp_path)
+    async with starting(service):
+        service.go_on()
+        workers = await all_ready(service)
+        service.hold_up()
+        os.kill(workers[2], signal.SIGKILL)
+        await until(lambda: len(service.loading) == WORKERS + 1, service)
+        os.kill(supervisor(service), signal.SIGHUP)
+        await until(lambda: len(service.loading) == WORKERS + 2, service)
+        for _ in range(3):
+            os.kill(supervisor(service), signal.SIGHUP)
+        service.go_on()
+        await until(lambda: sum("service.restarted" in line for line in service.log) == 2, service)
+        async with Caller.to(service) as caller:
+            await until(partial(is_healthy, caller), service)
+        assert sum("service.restarting" in line for line in service.log) == 2
+        assert sum("worker.ended" in line for line in service.log) == 1
+        assert set(pids(service).values()).isdisjoint(workers.values())
+        assert await service.terminate() == 0
