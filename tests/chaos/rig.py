@@ -16,8 +16,8 @@ from persistence_service.torture.report import FIGURES, Report
 from persistence_service.torture.sources import Rig, rig
 
 PREFIX = "torture"
-_PARTS = 3
-_STRAINS = ("spilled", "read_back", "set_aside", "failed_flushes")
+_PARTS = 5
+_STRAINS = ("spilled", "read_back", "failed_flushes")
 _CLIENTS = 12
 
 
@@ -81,7 +81,7 @@ async def torture(
 
 
 def check_strained(report: Report, *, at_least: int) -> None:
-    """The service was not treated too gently: it had to spill, set aside, read back and try again, and many faults struck."""
+    """The service was not treated too gently: it had to spill, read back and try again, and many faults struck."""
     print(dict(report.seen))
     assert [name for name in _STRAINS if not report.seen[name]] == []
     assert report.faults.total() >= at_least

@@ -26,3 +26,4 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_service_disk_net
         report = await torture(refusing, faults, seed=7, seconds=100)
     assert report.data_rejected > 0
     check_strained(report, at_least=20)
+    assert report.seen["set_aside"] > 0
