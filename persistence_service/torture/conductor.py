@@ -156,6 +156,7 @@ class Conductor:
         report.records_sent += account.records_sent
         report.records_acknowledged += account.records_acknowledged
         report.sessions_deleted += len(account.deleted)
+        account.loses([lost for fault in self.faults if isinstance(fault, PowerLost) for lost in fault.lost])
         try:
             kept = await self._settled(account, reader)
         except WrongAnswer as exc:
@@ -165,7 +166,6 @@ class Conductor:
         report.dead_letters += len(kept.letters)
         report.data_rejected += kept.letters_of("data_rejected").total()
         self.tell("comparing")
-        account.loses([lost for fault in self.faults if isinstance(fault, PowerLost) for lost in fault.lost])
         report.verdicts.append(account.check(kept))
         if self.subject is not None:
             losses = (await reader.health())["journal"]["losses"]
