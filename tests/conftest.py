@@ -4,7 +4,7 @@ The environment variables are described in CONTRIBUTING.md.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -34,15 +34,27 @@ def require_or_skip(name: str, reason: str) -> NoReturn:
 
 @contextmanager
 def unmeasured() -> Iterator[None]:
-    """What is done in the block takes no part in the coverage, and half the time: the mark `no_cover` leaves fixtures out."""
-    coverage = Coverage.current()
-    if coverage is not None:
-        coverage.stop()
+    """What is done in the block takes no part in the coverage, and half the time; the mark of that name spares a test's call.
+
+    pytest-cov's own mark stops one of the two that measure a worker of xdist: its own, not that of any subprocess.
+    """
+    stopped: list[Coverage] = []
+    while (measuring := Coverage.current()) is not None:
+        measuring.stop()
+        stopped.append(measuring)
     try:
         yield
     finally:
-        if coverage is not None:
-            coverage.start()
+        for measuring in reversed(stopped):
+            measuring.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    if item.get_closest_marker("unmeasured") is None:
+        return (yield)
+    with unmeasured():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def workbooks(request: pytest.FixtureRequest) -> list[Workbook]:
 
 # What another database adds is its backend, which contract/ and integration/ measure; a program that is measured takes half
 # as long again.
-@pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=pytest.mark.no_cover) for kind in KINDS)])
+@pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=pytest.mark.unmeasured) for kind in KINDS)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """An empty database of each kind in turn."""
     if request.param == "sqlite":

@@ -16,7 +16,7 @@ from tests.e2e.test_kill import any_moment
 from tests.servers.group import Group
 from tests.servers.server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+pytestmark = [pytest.mark.slow, pytest.mark.unmeasured]
 
 _KILLS = 3
 # From the election until a batch is stored. What is claimed is printed beside what was measured; a machine that does other

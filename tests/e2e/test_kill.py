@@ -22,7 +22,7 @@ _DELAY_S = 0.03
 # do with the connections and transactions of one that is gone.
 # The real data on the servers, which are killed too: test_server_kill.py.
 @pytest.mark.slow
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "workbooks, database, kills",
     [("sample", "sqlite", 10), ("sample", "mysql", 4), ("sample", "mariadb", 4), ("real", "sqlite", 10)],

@@ -17,9 +17,9 @@ from tests.e2e.workbooks import Workbook
     "workbooks, database, measured",
     [
         pytest.param("sample", "sqlite", True, id="sample-sqlite"),
-        pytest.param("sample", "mysql", False, marks=pytest.mark.no_cover, id="sample-mysql"),
-        pytest.param("sample", "mariadb", False, marks=pytest.mark.no_cover, id="sample-mariadb"),
-        pytest.param("real", "sqlite", False, marks=[pytest.mark.slow, pytest.mark.no_cover], id="real-sqlite"),
+        pytest.param("sample", "mysql", False, marks=pytest.mark.unmeasured, id="sample-mysql"),
+        pytest.param("sample", "mariadb", False, marks=pytest.mark.unmeasured, id="sample-mariadb"),
+        pytest.param("real", "sqlite", False, marks=[pytest.mark.slow, pytest.mark.unmeasured], id="real-sqlite"),
     ],
     indirect=["workbooks", "database"],
 )

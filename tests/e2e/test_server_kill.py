@@ -23,7 +23,7 @@ from tests.e2e.test_kill import any_moment
 from tests.e2e.workbooks import Workbook, read_workbooks
 from tests.servers.server import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+pytestmark = [pytest.mark.slow, pytest.mark.unmeasured]
 
 SERVER_KILLS = 3  # one in each order
 _SEED = 5
