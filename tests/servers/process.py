@@ -95,6 +95,6 @@ def _serves_from(pid: int, folder: Path) -> bool:
     """Whether it is no other process with a number used anew, and no zombie that nobody has waited for yet."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between the opening and the reading
         return not Path("/proc/self").exists()
     return os.fsencode(folder) in command
