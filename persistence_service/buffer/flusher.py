@@ -229,6 +229,7 @@ class Flusher:
                     await self._timing.wait(self._wake, self._seconds_to_next())
                 else:
                     await self._try(reason)
+                await asyncio.sleep(0)  # neither may have waited for anything, and others are to have their turn
         finally:
             self._stopping = True
             self._orphans.search.stop()
