@@ -59,21 +59,21 @@ def subject(tmp_path: Path) -> CrashLoop:
     return CrashLoop(tmp_path)
 
 
-async def verdict(subject: CrashLoop, *faults: Fault) -> Report:
+async def verdict(subject: CrashLoop, fault: Fault, *, seconds: float) -> Report:
     report = Report(1, "a service")
-    await Conductor(Plan(0.1, 1, clients=2), subject.url, faults, report, lambda _: None, subject).run()
+    await Conductor(Plan(seconds, 1, clients=2), subject.url, [fault], report, lambda _: None, subject).run()
     assert not report.is_well
     return report
 
 
 async def test_a_service_that_ends_at_each_start_does_not_come_back(subject: CrashLoop) -> None:
-    report = await verdict(subject, Nothing())
+    report = await verdict(subject, Nothing(), seconds=0.1)
     assert report.trouble == ["it ended by itself", "it does not come back: it ended by itself with code 1"]
     assert report.records_acknowledged == 0
 
 
 async def test_one_that_a_fault_can_not_start_again_is_started_once_more(subject: CrashLoop) -> None:
-    report = await verdict(subject, Killed(subject))
+    report = await verdict(subject, Killed(subject), seconds=60)  # which ends at once
     assert [text.split(":")[0] for text in report.trouble] == [
         "before or in service",
         "it ended by itself",
@@ -83,7 +83,5 @@ async def test_one_that_a_fault_can_not_start_again_is_started_once_more(subject
 
 
 async def test_what_was_found_ends_a_long_torture(subject: CrashLoop) -> None:
-    report = Report(1, "a service")
-    plan = Plan(180, 1, clients=1)
-    await Conductor(plan, subject.url, [Killed(subject)], report, lambda _: None, subject).run()
+    report = await verdict(subject, Killed(subject), seconds=180)
     assert report.rounds == 1
