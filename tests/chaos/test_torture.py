@@ -31,6 +31,8 @@ _FAULTS_OF_THE_PROCESS = {
 }
 _DISK_FAULTS_AT_LEAST = 5
 _SLOW_S = 120
+ON_MYSQL = pytest.mark.parametrize("own_server", ["mysql"], indirect=True)
+"""Its own, since it is read-only for a while."""
 
 
 async def test_on_sqlite_nothing_acknowledged_is_lost_regressed_duplicated_or_invented() -> None:
@@ -62,16 +64,18 @@ async def test_a_running_service_is_tortured_from_outside_and_left_as_it_was(tmp
     check_empty(SqliteFile(tmp_path / "p.db"))
 
 
-async def test_in_the_database_of_others_nothing_is_left_behind(mysql_server: Server) -> None:
-    database = OnServer(mysql_server)
+@ON_MYSQL
+async def test_in_the_database_of_others_nothing_is_left_behind(own_server: Server) -> None:
+    database = OnServer(own_server)
     code, document = await run("--backend=mysql", settings=database.settings())
     assert (code, document["trouble"], [document[figure] for figure in FIGURES]) == (0, [], [0, 0, 0, 0])
     assert document["records_acknowledged"] > 0
     check_empty(database)
 
 
-async def test_what_a_signal_ends_has_removed_what_it_had_stored(mysql_server: Server) -> None:
-    database = OnServer(mysql_server)
+@ON_MYSQL
+async def test_what_a_signal_ends_has_removed_what_it_had_stored(own_server: Server) -> None:
+    database = OnServer(own_server)
     process = await started("--backend=mysql", "--seconds=600", settings=database.settings())
     try:
         async with asyncio.timeout(_SLOW_S):
