@@ -317,7 +317,7 @@ class Flusher:
         self._metrics.flushed(reason.value, seconds, rows)
         if any(rows.values()):
             _log.info("flush", reason=reason.value, ms=round(seconds * 1000), **rows)
-        if not self._waiting.set_aside.queue:
+        if not self._waiting.set_aside.has_refused:
             self._waiting.letterbox.resume()
         await self._try_set_aside()
 

@@ -419,5 +419,5 @@ class BufferManager:
             last_flush_time=None if flushed is None else from_micros(flushed),
             replaying=self.replaying,
             replay_failing=self._replay.is_failing,
-            dead_lettering_stopped=waiting.letterbox.is_stopped or bool(waiting.set_aside.queue),
+            dead_lettering_stopped=waiting.letterbox.is_stopped or waiting.set_aside.has_refused,
         )

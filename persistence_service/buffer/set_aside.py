@@ -51,7 +51,7 @@ class SetAside:
         self._tried_s = timing.monotonic()
         self._appended = 0
         self._appended_before = 0
-        self._orphans_up_to = 0
+        self._last_orphan = self._last_refused = 0
         self.queue = SpillQueue()
 
     @property
@@ -67,11 +67,26 @@ class SetAside:
         """Whether refused records take memory or hold segments that others need."""
         return self._room.is_full_aside or self._is_journal_crowded
 
+    @property
+    def has_refused(self) -> bool:
+        """Whether there may be some among the groups that would be dead letters if these could be made."""
+        return self._begins_before(self._last_refused)
+
     def hasten(self) -> None:
-        """Sessions may be found that were not before: if there are orphans among the groups, try the next one now."""
-        oldest = self.queue.oldest
-        if oldest is not None and oldest.ticket <= self._orphans_up_to:
+        """Sessions may be found that were not before: if there may be orphans among the groups, try the next one now."""
+        if self._begins_before(self._last_orphan):
             self._appended_before = self._appended
+
+    def _begins_before(self, ticket: int) -> bool:
+        oldest = self.queue.oldest
+        return oldest is not None and oldest.ticket <= ticket
+
+    def _note(self, *, orphans: bool, refused: bool) -> None:
+        """What is in the group that was appended last."""
+        if orphans:
+            self._last_orphan = self._tickets.last
+        if refused:
+            self._last_refused = self._tickets.last
 
     async def take_over(self, reason: DeadLetterReason | None = None) -> None:
         """Move what is still refused, or only what is for that `reason`, to the end of the journal.
@@ -87,8 +102,8 @@ class SetAside:
                 self._appended += len(group)
                 for refused in group:
                     intake.buffer.let_go(refused, Place.WAITING)
-                if reason is DeadLetterReason.UNKNOWN_SESSION:
-                    self._orphans_up_to = self._tickets.last
+                has_orphans = any(refused.reason is DeadLetterReason.UNKNOWN_SESSION for refused in group)
+                self._note(orphans=has_orphans, refused=reason is None)
 
     async def _append(self, intake: Intake[Any], records: list[Any], arrived_s: float) -> None:
         payload, _ = intake.encode(records)
@@ -118,12 +133,13 @@ class SetAside:
         for _ in range(_MOVED_AT_ONCE):
             if not (self._is_journal_crowded and self._is_scattered):
                 return
-            batches = self._oldest()
+            batches, has_orphans, has_refused = self._oldest(), self._begins_before(self._last_orphan), self.has_refused
             payloads = await self._journal.read_many([batch.position for batch in batches])
             for kind, intake in self._intakes.items():
                 found = [p for b, p in zip(batches, payloads, strict=True) if b.kind == kind and isinstance(p, bytes)]
                 if records := [record for payload in found for record in intake.decode(payload)]:
                     await self._append(intake, records, min(batch.arrived_s for batch in batches))
+                    self._note(orphans=has_orphans, refused=has_refused)
             for batch, payload in zip(batches, payloads, strict=True):
                 if isinstance(payload, bytes):
                     self._journal.release(batch.position.segment, batch.items)

@@ -281,6 +281,7 @@ class TestThoseWhoWaitInTheJournal:
         await rig.buffer.flush()
         stats = rig.buffer.stats()
         assert (stats.waiting_for_session, stats.set_aside) == (ROOM, MANY - ROOM)
+        assert not stats.dead_lettering_stopped, "nothing was refused"
 
     async def test_they_are_no_dead_letters_when_the_database_fails_before_they_are_there(
         self, tmp_path: Path, others: Others
