@@ -90,6 +90,10 @@ class ServiceProcess:
         """SIGTERM, and the exit code of an orderly stop."""
         return await self._end(signal.SIGTERM)
 
+    async def end_by_itself(self) -> int:
+        """Wait until it has ended, which nobody asks for; its exit code."""
+        return await self._end(None)
+
     async def restart_after_kill(self) -> None:
         """`kill -9`, and start again on what is on disk."""
         await self.kill()
@@ -119,12 +123,13 @@ class ServiceProcess:
         """The last lines that it logged."""
         return "\n".join(self.log[-40:])
 
-    async def _end(self, number: signal.Signals) -> int:
+    async def _end(self, number: signal.Signals | None) -> int:
         process, self._process = self._process, None
         assert process is not None, "it is not running"
         assert self._reader is not None
         self._reachable.clear()
-        if process.returncode is None:
+        # To one that has just ended a signal is not sent, but the exit code is taken from asyncio, which says 255 then.
+        if number is not None and process.returncode is None:
             process.send_signal(number)
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_S):

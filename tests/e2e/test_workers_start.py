@@ -126,10 +126,9 @@ async def test_a_mistake_of_ours_in_the_supervisor_ends_all_workers_in_an_orderl
     try:
         await service.start()
         workers = await all_ready(service)
-        processes = (supervisor(service), *workers.values())
         os.kill(workers[2], signal.SIGKILL)
-        await until(lambda: not any(map(is_alive, processes)), service)
-        assert await service.terminate() == _EXIT_MISTAKE
+        assert await service.end_by_itself() == _EXIT_MISTAKE
+        assert not any(map(is_alive, workers.values()))
     finally:
         await service.close()
     assert any("ZeroDivisionError" in line for line in service.log)
