@@ -56,7 +56,7 @@ class RecordBuffer(Generic[R]):
         self.size_bytes = 0
         self.aside_bytes = 0
         self.merged = 0
-        self._awaited: dict[int, dict[str, tuple[Place, str]]] = {}
+        self._awaited: dict[int, dict[tuple[Any, ...], tuple[Place, str]]] = {}
 
     # ------------------------------------------------------------------------------------------------- figures
 
@@ -196,6 +196,9 @@ class RecordBuffer(Generic[R]):
         """Both in one. What arrives may have been accepted earlier: replay comes late."""
         return merge_in_either_order(self.collection.merge, present, arriving)
 
+    def _identity(self, record: R) -> tuple[Any, ...]:
+        return self.collection.key_of(record), *self.collection.fixed_of(record)
+
     def _differs_in_fixed(self, present: R, arriving: R) -> bool:
         return self.collection.fixed_of(present) != self.collection.fixed_of(arriving)
 
@@ -263,7 +266,7 @@ class RecordBuffer(Generic[R]):
         """Remember for those who wait for storage what became of the entry."""
         for ticket in entry.watched:
             if ticket in self._awaited:
-                self._awaited[ticket][_identity(self.collection, entry.record)] = (place, reason)
+                self._awaited[ticket][self._identity(entry.record)] = (place, reason)
 
     def set_orphan(self, entry: Entry[R], since_s: float) -> None:
         """The entry's parent is not stored: keep it, and what arrives of it, until `adopt` names that parent.
@@ -403,7 +406,7 @@ class RecordBuffer(Generic[R]):
         for entry, reason in self._unstored(key):
             if ticket in entry.watched and not self._differs_in_fixed(entry.record, record):
                 return Place.WAITING, reason
-        return self._awaited.get(ticket, {}).get(_identity(self.collection, record))
+        return self._awaited.get(ticket, {}).get(self._identity(record))
 
     def _unstored(self, key: str) -> Iterator[tuple[Entry[R], str]]:
         """Everything of this key, and why it is not stored yet."""
@@ -445,11 +448,6 @@ def _in_order(entries: dict[str, Entry[R]]) -> dict[str, Entry[R]]:
 def _session_of(entry: Entry[Any]) -> str:
     session_id: str = entry.record.session_id
     return session_id
-
-
-def _identity(collection: Collection[Any], record: msgspec.Struct) -> str:
-    """A record's key and what it can't change."""
-    return "\0".join([collection.key_of(record), *(str(getattr(record, field)) for field in collection.fixed)])
 
 
 def _compact(holds: Iterable[tuple[Segment, int]]) -> tuple[tuple[Segment, int], ...]:

@@ -70,7 +70,7 @@ class Collection(Generic[R]):
         return key
 
     def fixed_of(self, record: R) -> tuple[Any, ...]:
-        """What a record of this key can't change."""
+        """The values that a later record of the same key may not change."""
         return tuple(getattr(record, name) for name in self.fixed)
 
     def merged(self, records: Iterable[R]) -> list[R]:

@@ -275,7 +275,7 @@ class _MemoryTransaction(_MemoryReader, Transaction):
         for index, record in enumerate(records):
             key = collection.key_of(record)
             kept = held.get(key)
-            if kept is not None and any(getattr(kept, field) != getattr(record, field) for field in collection.fixed):
+            if kept is not None and collection.fixed_of(kept) != collection.fixed_of(record):
                 rejected.append(Rejection(index, RejectionReason.FIXED_FIELD_CHANGED))
             elif not self._has_parent(collection, record):
                 rejected.append(Rejection(index, RejectionReason.UNKNOWN_PARENT))

@@ -24,7 +24,7 @@ def rejections(
     fixed = dict(stored)
     rejected = []
     for index, record in enumerate(records):
-        values = fixed_fields(collection, record)
+        values = collection.fixed_of(record)
         if fixed.get(collection.key_of(record), values) != values:
             rejected.append(Rejection(index, RejectionReason.FIXED_FIELD_CHANGED))
         elif parent is not None and getattr(record, parent.field) not in parents:
@@ -32,11 +32,6 @@ def rejections(
         else:
             fixed[collection.key_of(record)] = values
     return rejected
-
-
-def fixed_fields(collection: Collection[R], record: R) -> tuple[Any, ...]:
-    """The values that a later record of the same key may not change."""
-    return tuple(getattr(record, field) for field in collection.fixed)
 
 
 def kept(records: Sequence[R], rejected: Sequence[Rejection]) -> Sequence[R]:
