@@ -145,7 +145,7 @@ async def _drive(caller: Caller) -> None:
     await caller.call(post, restore, session_id="s1", limit=1, cursor=page["next_cursor"])
 
     before = (await caller.call(get, f"{BASE}/stats"))["as_of"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while (await caller.call(get, f"{BASE}/stats"))["as_of"] == before:  # noqa: ASYNC110  # there is no event
             await asyncio.sleep(0.01)
 

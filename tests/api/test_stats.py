@@ -44,7 +44,7 @@ async def stats(api: Api) -> Json:
 
 async def counted(api: Api, after: str = "") -> Json:
     """The answer once a count is told that was begun later than `after`."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while ((answer := await stats(api))["as_of"] or "") <= after:  # noqa: ASYNC110  # there is no event
             await asyncio.sleep(0)
     return answer

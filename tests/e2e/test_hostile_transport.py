@@ -366,7 +366,7 @@ async def test_who_never_takes_the_answer_is_cut_off(impatient: ServiceProcess) 
         assert (await wire.ask(post("/flush"))).status == 200
     with socket.create_connection(("127.0.0.1", httpx.URL(impatient.url).port)) as silent:
         silent.sendall(b"GET /api/v1/translation/tasks?page_size=20 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while is_connected(impatient, silent):
                 await assert_well(impatient)
 

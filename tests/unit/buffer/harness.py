@@ -72,9 +72,9 @@ def task_requests(number: int, session_id: str = "S", prefix: str = "T") -> list
 
 
 async def until(condition: Callable[[], bool], what: str = "the condition") -> None:
-    """Give the loop and the journal's thread their turns until `condition` holds; fails after ten seconds."""
+    """Give the loop and the journal's thread their turns until `condition` holds; fails after a minute."""
     loop = asyncio.get_running_loop()
-    limit = loop.time() + 10
+    limit = loop.time() + 60
     while not condition():
         assert loop.time() < limit, f"{what} did not come true"
         await asyncio.sleep(0.0005)

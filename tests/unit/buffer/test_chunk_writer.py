@@ -64,7 +64,7 @@ def filled(rows: int = ROWS) -> RecordBuffer[Task]:
 
 async def written(writer: ChunkWriter, buffer: RecordBuffer[Task]) -> ChunkReport:
     report = ChunkReport()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await writer.write(buffer, buffer.take(max_rows=ROWS, max_bytes=ROWS), 0.0, report)
     return report
 

@@ -405,7 +405,7 @@ async def test_a_matter_of_set_up_is_retried_slowly(tmp_path: Path) -> None:
 
 
 async def test_a_sender_that_waits_for_storage_hears_of_dead_letters_and_orphans_at_once(tmp_path: Path) -> None:
-    async with asyncio.timeout(5), open_rig(tmp_path) as rig:
+    async with asyncio.timeout(60), open_rig(tmp_path) as rig:
         rig.backend.reject(is_poison)
         await rig.buffer.accept_sessions([session_request()])
         receipt = await rig.buffer.accept_tasks(

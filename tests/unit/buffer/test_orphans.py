@@ -305,7 +305,7 @@ async def test_one_that_waited_long_enough_is_a_dead_letter_and_counted_as_such(
 
 @pytest.mark.parametrize("grace_s", [0, 5, 29.5])
 async def test_a_grace_shorter_than_the_flush_interval_holds_nothing_up(tmp_path: Path, grace_s: float) -> None:
-    async with asyncio.timeout(20), open_rig(tmp_path, interval_s=30, orphan_grace_s=grace_s) as rig:
+    async with asyncio.timeout(60), open_rig(tmp_path, interval_s=30, orphan_grace_s=grace_s) as rig:
         await rig.pass_time(20)
         await rig.buffer.accept_tasks([task_request(session_id="nobody")])
         await rig.buffer.flush()
@@ -356,7 +356,7 @@ async def test_nobody_gives_up_and_no_time_counts_while_others_cannot_be_asked(t
 
 
 async def test_nobody_gives_up_while_the_journal_is_replayed(tmp_path: Path) -> None:
-    async with asyncio.timeout(20), open_rig(tmp_path, orphan_grace_s=10, interval_s=30, start=False) as rig:
+    async with asyncio.timeout(60), open_rig(tmp_path, orphan_grace_s=10, interval_s=30, start=False) as rig:
         await rig.start(replay=False)
         await rig.buffer.accept_tasks([task_request(session_id="late")], Durability.STORAGE)
         for _ in range(4):

@@ -222,7 +222,7 @@ class Attempts:
 async def asking(directory: Path, others: Others, attempts: Attempts, **options: Any) -> AsyncIterator[Rig]:  # noqa: ANN401  # those of a rig
     """A buffer that is one of several, with room for ROOM orphans."""
     bounds = MemoryBounds(records=4 * ROOM)
-    async with asyncio.timeout(20), open_rig(directory, bounds=bounds, prepare=attempts, **options) as rig:
+    async with asyncio.timeout(60), open_rig(directory, bounds=bounds, prepare=attempts, **options) as rig:
         orphans_of(rig).search.ask = others
         yield rig
 

@@ -225,7 +225,7 @@ async def test_memory_is_bounded_when_what_arrives_in_an_outage_contradicts_what
 
 
 async def test_orphans_alone_never_keep_away_what_they_wait_for(tmp_path: Path) -> None:
-    async with asyncio.timeout(20), open_rig(tmp_path, bounds=MemoryBounds(records=20, pressure=2)) as rig:
+    async with asyncio.timeout(60), open_rig(tmp_path, bounds=MemoryBounds(records=20, pressure=2)) as rig:
         await rig.buffer.accept_sessions([session_request()])
         await rig.buffer.accept_tasks(task_requests(5, "late", prefix="orphan"))
         await rig.buffer.flush()
@@ -407,7 +407,7 @@ async def test_they_wait_behind_what_is_new_and_waits_on_disk(tmp_path: Path) ->
 
 
 async def test_a_replay_that_takes_longer_than_their_pause_is_not_held_up(tmp_path: Path) -> None:
-    async with asyncio.timeout(20), open_rig(tmp_path, max_dead_letters=0, start=False) as rig:
+    async with asyncio.timeout(60), open_rig(tmp_path, max_dead_letters=0, start=False) as rig:
         await rig.start(replay=False)
         await flood(rig, 30)
         with pytest.raises(TimeoutError):

@@ -265,13 +265,13 @@ class BufferMachine(RuleBasedStateMachine):
         self.run(accept())
 
     async def _let_time_pass_until_done(self, work: asyncio.Task[Any]) -> None:
-        for _ in range(100):
-            await let_all_run()
-            await asyncio.sleep(0.0005)
-            if work.done():
-                return
+        """Time passes only while both `work` and the flusher wait for it, not while a thread is still at work for them."""
+        limit = self.timing.monotonic() + 100
+        while not work.done():
+            await until(lambda: work.done() or self.timing.sleeping > 1)
+            assert self.timing.monotonic() < limit, "it does not end"
             self.timing.advance(1)
-        raise AssertionError("it does not end")
+            await let_all_run()
 
     async def _accept(self, batch: Sequence[SessionRequest] | Sequence[TaskRequest], ack: Durability) -> Any:  # noqa: ANN401  # a receipt
         records: list[Any]

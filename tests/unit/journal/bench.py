@@ -57,7 +57,7 @@ class Bench:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Waits until the condition holds, for as long as a slow machine may take."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110  (the writer's thread has no event for what tests ask)
                 await asyncio.sleep(0)
 

@@ -519,7 +519,7 @@ async def test_opening_that_is_cancelled_gives_the_directory_back(bench: Bench) 
     with pytest.raises(asyncio.CancelledError):
         await opening
     gate.open()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await bench.open()

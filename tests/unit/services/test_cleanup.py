@@ -175,7 +175,7 @@ async def test_those_left_alone_are_passed_by(rig: Rig, monkeypatch: pytest.Monk
         await put(rig, f"s{number:02}", 100)
         if number in (0, 1, 2, 3, 7):
             await rig.keep(task_request(f"new{number}", f"s{number:02}"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await rig.cleanup.cleanup(dry_run=True) == Cleaned(7, 14)
         assert await rig.cleanup.cleanup() == Cleaned(7, 14)
     assert await sessions(rig) == ["s00", "s01", "s02", "s03", "s07"]

@@ -61,7 +61,7 @@ async def test_a_migration_waits_for_a_lock_no_longer_than_any_other_write(
     backend: SqliteBackend, lock: sqlite3.Connection
 ) -> None:
     lock.execute("BEGIN IMMEDIATE")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         with pytest.raises(StorageUnavailable) as caught:
             await backend.migrate()
     assert caught.value.number == sqlite3.SQLITE_BUSY

@@ -45,7 +45,7 @@ async def open_backend(tmp_path: Path) -> AsyncIterator[Open]:
 async def until_running(threads: ConnectionThreads) -> None:
     """Returns when the only one of `threads` is at work."""
     (thread,) = threads._threads
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while thread._job is None:  # noqa: ASYNC110  # the thread tells nobody
             await asyncio.sleep(0)
 
@@ -75,7 +75,7 @@ async def test_a_cancelled_read_is_interrupted(open_backend: Open) -> None:
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await backend.count(TASKS) == 500  # by the only reader
 
 
@@ -86,7 +86,7 @@ async def test_reads_that_were_cancelled_before_they_began_are_left_out(open_bac
     for read in reads:
         read.cancel()
     await asyncio.wait(reads)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await backend.count(TASKS) == 500
 
 
@@ -97,7 +97,7 @@ async def test_reads_by_key_do_not_wait_for_queries(open_backend: Open) -> None:
     await until_running(backend._readers)
     counting = asyncio.ensure_future(backend.count(TASKS))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             (session,) = await backend.read(SESSIONS, ["session-1"])
         assert session.session_id == "session-1"
         assert not counting.done()
@@ -113,7 +113,7 @@ async def test_a_cancelled_delete_is_interrupted_and_undone(open_backend: Open) 
     deleting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await deleting
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await backend.write(SESSIONS, [session_record("two")])
     assert await backend.count(TASKS) == 500
 
@@ -122,7 +122,7 @@ async def test_closing_ends_a_running_read(open_backend: Open) -> None:
     backend = await open_backend(query_timeout_s=3600)
     reading = asyncio.ensure_future(backend.count(TASKS, ENDLESS))
     await until_running(backend._readers)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await backend.close()
     with pytest.raises(BackendClosed):
         await reading
@@ -175,7 +175,7 @@ async def test_readers_are_not_blocked_by_a_writer_and_see_what_is_committed(ope
     backend = await open_backend()
     async with backend.transaction() as transaction:
         await transaction.delete(TASKS, ())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await backend.count(TASKS) == 500
     assert await backend.count(TASKS) == 0
 
@@ -232,7 +232,7 @@ async def test_health_checks_do_not_pile_up_behind_a_writer_that_hangs(open_back
     holding = asyncio.ensure_future(backend._writer.run(lambda _: leave.wait()))
     await until_running(backend._writer)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for _ in range(5):
                 await backend.health_check()
         assert [task.get_name() for task in asyncio.all_tasks()].count("sqlite-health") == 1
@@ -262,5 +262,5 @@ async def test_closing_ends_a_health_check_that_waits(open_backend: Open) -> Non
             checking = asyncio.ensure_future(backend.health_check())
             await asyncio.sleep(0)
             await backend.close()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert not (await checking).healthy

@@ -49,7 +49,7 @@ def striking(fault: FileLocked) -> Iterator[asyncio.Task[None]]:
 
 
 async def until_it_holds(fault: FileLocked) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not fault.hits:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.01)
 

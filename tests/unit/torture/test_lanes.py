@@ -51,7 +51,7 @@ def report() -> Report:
 
 
 async def strike(faults: Sequence[Fault], report: Report, seconds: float = _LONG_S) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await Lanes(faults, "1", report).strike(seconds)
 
 

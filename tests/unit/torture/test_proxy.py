@@ -11,7 +11,7 @@ from persistence_service.torture.proxy import Cut, Proxy, proxy_to
 
 COMMIT = b"\x07\x00\x00\x00\x03COMMIT"
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-_LONG_S = 10.0
+_LONG_S = 60.0
 
 
 class Repeater:

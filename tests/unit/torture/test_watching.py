@@ -36,7 +36,7 @@ async def seen(*answers: str | int) -> dict[str, int]:
         return httpx.Response(given) if isinstance(given, int) else httpx.Response(200, text=given)
 
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://service") as http,
     ):
         watching = asyncio.create_task(watch(http, watched))
