@@ -3,15 +3,18 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import pymysql
+
+from persistence_service.errors import TransactionConflict
 from persistence_service.storage.mysql.connection import MysqlConnection
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
 from tests.servers.server import Server
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 _POLL_S = 0.01
 
 
@@ -67,8 +70,21 @@ def connection_ids(server: Server, database: str) -> set[int]:
 
 
 def kill_all(server: Server, database: str) -> int:
-    """End every connection to `database`; returns how many there were."""
+    """End every connection to `database`, and wait until they are gone; returns how many there were."""
     ids = connection_ids(server, database)
     for number in ids:
-        server.sql(f"KILL {number}")
+        with suppress(pymysql.OperationalError):  # it ended by itself meanwhile
+            server.sql(f"KILL {number}")
+    deadline = time.monotonic() + _PATIENCE_S
+    while ids & connection_ids(server, database):
+        assert time.monotonic() < deadline, "killed connections do not end"
+        time.sleep(_POLL_S)
     return len(ids)
+
+
+async def transact_in_turn(pool: ConnectionPool, *statements: str) -> None:
+    """As `transact`, as often as somebody else's lock takes longer than the server lets it wait, for less than a minute."""
+    async with asyncio.timeout(40):
+        while True:
+            with suppress(TransactionConflict):
+                return await transact(pool, *statements)
