@@ -18,6 +18,7 @@ _NODES = 3
 # Of the launcher: each node's port, and the one on which it talks to the others.
 _PORT_OFFSETS = (1, 2, 101, 102, 103)
 _ATTEMPTS = 2
+_CONNECT_S = 5.0
 
 
 class Group:
@@ -84,7 +85,8 @@ class Group:
     def options(self, database: str, **changes: Any) -> MysqlOptions:  # noqa: ANN401  # fields of several types
         """What the backend takes; `changes` are fields of it."""
         addresses = tuple((node.host, node.port) for node in self.nodes)
-        return self.nodes[0].options(database, **({"addresses": addresses} | changes))
+        limit = {"connect_timeout_s": _CONNECT_S}  # one that does not answer is to be left soon
+        return self.nodes[0].options(database, **({"addresses": addresses} | limit | changes))
 
     def settings(self, database: str) -> dict[str, object]:
         """Settings of a service on the group, by their dotted keys."""

@@ -14,7 +14,7 @@ import pymysql
 from persistence_service.storage.mysql.options import MysqlOptions
 from tests.servers.process import ServerProcess, running_pid
 
-_CONNECT_S = 5
+_CONNECT_S = 30
 _ANSWER_S = 60
 
 
@@ -141,6 +141,7 @@ class Server:
             "user": self.user,
             "password": self.password,
             "database": database,
+            "connect_timeout_s": _CONNECT_S,
         }
         return MysqlOptions(**(given | changes))
 
