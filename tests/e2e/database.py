@@ -13,7 +13,7 @@ from tests.servers.server import Server
 
 POISON = "☠"
 """A text that begins so is what the database refuses while it is poisoned."""
-_WAIT_S = 30.0
+_WAIT_S = 120.0
 
 Row = tuple[object, ...]
 Run = Callable[[str], list[Row]]

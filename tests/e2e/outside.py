@@ -17,7 +17,7 @@ _LOOK_S = 0.05
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
     """Ask until it is so."""
     try:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(240):
             while not await condition():  # noqa: ASYNC110  # another process has no event
                 await asyncio.sleep(_LOOK_S)
     except TimeoutError:

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
-_START_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 60
+_START_TIMEOUT_S = 150
+_STOP_TIMEOUT_S = 150
 _LOOK_S = 0.02
 _LISTENING = re.compile(rb"Uvicorn running on (http://[\d.]+:\d+)")
 _KEPT_LINES = 2000
@@ -156,7 +156,7 @@ class ServiceProcess:
             url.set_exception(AssertionError("the service did not start:\n" + self.log_tail()))
 
     async def _until_ok(self, path: str) -> None:
-        async with httpx.AsyncClient(verify=False, trust_env=False) as client:  # noqa: S501  # plain HTTP
+        async with httpx.AsyncClient(verify=False, trust_env=False, timeout=60) as client:  # noqa: S501  # plain HTTP
             while (await client.get(self.url + path)).status_code != httpx.codes.OK:  # noqa: ASYNC110  # there is no event
                 await asyncio.sleep(_LOOK_S)
 

@@ -39,7 +39,7 @@ async def test_a_full_volume_loses_nothing_that_was_acknowledged_and_is_no_full_
         "sqlite.busy_timeout": 0.2,
     }
     service = await start_service(settings, measured=False)
-    async with Caller.to(service) as caller, asyncio.timeout(120):
+    async with Caller.to(service) as caller, asyncio.timeout(500):
         drill, killer = Drill(caller, database), Killer(service)
         verdict = Verdict()
         for cause, full, cells_each in (

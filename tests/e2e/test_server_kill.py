@@ -43,7 +43,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_and_rows_a
 ) -> None:
     database = OnServer(own_server)
     service = await start_service(database.settings() | {"buffer.flush_interval": 1}, measured=False)
-    async with Caller.to(service) as caller, asyncio.timeout(480):
+    async with Caller.to(service) as caller, asyncio.timeout(900):
         job = MainJob(caller, workbooks)
         async with asyncio.TaskGroup() as both:
             killing = both.create_task(kill_both(service, own_server, job))

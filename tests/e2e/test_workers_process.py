@@ -46,7 +46,7 @@ def supervisor(service: ServiceProcess) -> int:
 async def until(condition: Callable[[], bool | Awaitable[bool]], service: ServiceProcess) -> None:
     """Wait for something that the service does by itself."""
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(150):
             while True:
                 holds = condition()
                 if holds if isinstance(holds, bool) else await holds:
@@ -155,7 +155,7 @@ async def test_each_worker_serves_and_the_log_says_which(start_service: StartSer
     workers = await all_ready(service)
     assert sorted(workers) == [1, 2, 3]
     for number in workers:
-        async with alone(workers, number), httpx.AsyncClient(verify=False, trust_env=False) as http:  # noqa: S501  # plain HTTP
+        async with alone(workers, number), httpx.AsyncClient(verify=False, trust_env=False, timeout=60) as http:  # noqa: S501  # plain HTTP
             assert (await http.get(f"{service.url}/health/live")).status_code == httpx.codes.OK
     assert journals(service) == {"worker-2", "worker-3"}
     assert await service.terminate() == 0

@@ -13,7 +13,7 @@ import msgspec
 
 from tests.e2e.service import ServiceProcess
 
-_GIVE_UP_S = 30
+_GIVE_UP_S = 120
 GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
