@@ -94,8 +94,7 @@ async def test_a_stop_while_workers_load_waits_for_none_of_them(
         first = supervisor(service)
         for pid in (*(service.loading if is_told_to_all else ()), first):
             os.kill(pid, number)
-        await until(lambda: not is_alive(first), service)
-        assert await service.terminate() == 0
+        assert await service.end_by_itself() == 0
     assert not any(map(is_alive, service.loading))
     assert not any("worker." in line or "Traceback" in line for line in service.log)
 
