@@ -17,6 +17,7 @@ class Killer:
     def __init__(self, service: ServiceProcess) -> None:
         self._service = service
         self.kills = 0
+        self.in_the_middle = 0
 
     async def kill(self, *, ready: bool = True) -> None:
         """`kill -9`, and start again."""
@@ -27,16 +28,16 @@ class Killer:
     async def kill_in_the_middle(
         self, database: Database, *, begun: str, left: str, asker: asyncio.Task[Any] | None = None
     ) -> None:
-        """Kill it as soon as the SQL expression `begun` is true; the number that is `left` then is not 0.
+        """Kill it as soon as the SQL expression `begun` is true; `in_the_middle` if the number that is `left` then is not 0.
 
-        An `asker` asks no more after that.
+        That is not sure: on a machine that is busy all may be over before the kill. An `asker` asks no more after that.
         """
         await asyncio.to_thread(database.wait_until_true, begun)
         await self._service.kill()
         if asker is not None:
             asker.cancel()
         self.kills += 1
-        assert database.look(f"SELECT {left}") > [(0,)], "it was all over before the kill"
+        self.in_the_middle += database.look(f"SELECT {left}") > [(0,)]
         await self._service.start()
 
     async def kill_amid(self, ledger: Ledger, batches: int, times: int) -> None:

@@ -30,7 +30,7 @@ async def test_deletions_and_dead_letters_amid_kills_leave_nothing_lost_and_brin
         "buffer.max_dead_letter_rate": 100_000,
     }
     service = await start_service(database.settings() | settings, measured=False)
-    async with Caller.to(service) as caller, asyncio.timeout(300):
+    async with Caller.to(service) as caller, asyncio.timeout(900):
         drill, killer = Drill(caller, database), Killer(service)
         drill.database.poison()
         nobodys = [workbook(f"nobody-{number}", _ORPHANS) for number in range(2)]
@@ -41,6 +41,7 @@ async def test_deletions_and_dead_letters_amid_kills_leave_nothing_lost_and_brin
         verdict = await _cleaning(drill, killer)
         health = await caller.health()
     drill.say_all(killer.kills, verdict)
+    assert killer.in_the_middle > 0, "all was over before each of the kills"
     assert (health["status"], health["journal"]["losses"]) == ("healthy", [])
     assert (health["buffer"]["total_count"], health["journal"]["unstored_items"]) == (0, 0)
 
@@ -145,7 +146,7 @@ async def _mending(drill: Drill, killer: Killer, nobodys: list[Workbook], refuse
     left = "(SELECT COUNT(*) FROM dead_letters WHERE reason = 'data_rejected')"
     await killer.kill_in_the_middle(drill.database, begun=f"{left} < {letters}", left=left)
     done = await replay
-    assert done["replayed"] == done["matched"] < letters
+    assert done["replayed"] == done["matched"] <= letters
     assert await drill.letters("data_rejected") == 0
     await drill.sum_up("orphans adopted, refusals replayed")
 
@@ -190,7 +191,7 @@ async def test_what_is_refused_beyond_the_rate_waits_through_kills_and_is_stored
     rate, refused = 5, 40
     settings: dict[str, object] = {"buffer.flush_interval": 1, "buffer.max_dead_letter_rate": rate}
     service = await start_service(database.settings() | settings, measured=False)
-    async with Caller.to(service) as caller, asyncio.timeout(300):
+    async with Caller.to(service) as caller, asyncio.timeout(900):
         drill, killer = Drill(caller, database), Killer(service)
         drill.database.poison()
         book = workbook("poisoned", 400, poisoned_one_in=400 // refused)
