@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-_ANSWER_S: Final = 5.0
-_ATTEMPTS_TO_HEAL: Final = 12
+_ANSWER_S: Final = 20.0
+_ATTEMPTS_TO_HEAL: Final = 3
 
 
 class Fail(msgspec.Struct, frozen=True, tag="fail"):
