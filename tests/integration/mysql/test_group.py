@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 # From the election to the first write. What is claimed is printed beside what was measured; a machine that does other things
 # too may miss it. What fails is what no machine explains: that the former primary is waited for, or a time limit.
 _CLAIMED_S = 5.0
-_WRITE_AGAIN_S = 25.0
-_ANSWER_TO_FAILURE_S = 30.0  # without a limit of the pool's own it is an answer's, of 60 s
+_WRITE_AGAIN_S = 45.0
+_ANSWER_TO_FAILURE_S = 45.0  # without a limit of the pool's own it is an answer's, of 60 s
 
 
 class Writer:
@@ -79,7 +79,7 @@ async def _until_written(writer: Writer) -> None:
 
 async def _elected_after(group: Group, former: Server) -> tuple[Server, float]:
     """The next primary, and when it was there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     others = [node for node in group.nodes if node is not former]
     while True:
         for node in others:
@@ -99,7 +99,7 @@ async def _primary(group: Group) -> Server:
 
 
 async def _all_online(group: Group) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not await asyncio.to_thread(group.is_whole):
         assert time.monotonic() < deadline, f"not all are online: {group.roles()}"
         await asyncio.sleep(0.1)
