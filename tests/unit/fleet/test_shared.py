@@ -19,12 +19,15 @@ from persistence_service.testing.clocks import ManualTiming
 
 _DAY_US = 86_400 * 1_000_000
 # Answers each line: a number with the first of so many stamps, `hold` by keeping the lock for ever.
+# It waits for the lock as long as it takes: on a busy machine who has it may be put off for more than the usual moment.
 _WORKER = """
 import sys, time
 from pathlib import Path
 from random import Random
 from persistence_service.buffer.timing import SystemTiming
+from persistence_service.fleet import shared
 from persistence_service.fleet.shared import SharedClock, SharedMemory
+shared._LOCK_WAIT_S = 60.0
 memory = SharedMemory(Path(sys.argv[1]))
 clock = SharedClock(memory, SystemTiming(), 0)
 print("ready", flush=True)
