@@ -70,7 +70,7 @@ async def test_a_read_during_the_drain_misses_nothing(tmp_path: Path) -> None:
                 reads += 1
             await asyncio.sleep(0)
         await flush
-        assert reads > 50
+        assert reads > 5, "it was read while it was drained"
 
 
 async def test_what_is_drained_while_it_is_read_is_not_removed_under_the_reader(tmp_path: Path) -> None:
