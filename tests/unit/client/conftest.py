@@ -11,5 +11,5 @@ __all__ = ["api", "start_api"]
 @pytest.fixture
 async def client(api: Api) -> AsyncIterator[PersistenceClient]:  # the fixture of that name
     """A client of an application in this process."""
-    async with PersistenceClient("http://localhost:8001", transport=api.client._transport, give_up_s=1) as client:
+    async with PersistenceClient("http://localhost:8001", transport=api.client._transport) as client:
         yield client
