@@ -54,7 +54,7 @@ async def test_a_query_that_takes_too_long_is_ended_and_the_reader_works_on(open
     backend = await open_backend(query_timeout_s=0.05)
     with pytest.raises(QueryTimeout):
         await backend.count(TASKS, ENDLESS)
-    backend._query_timeout_s = 30
+    backend._query_timeout_s = 60
     assert await backend.count(TASKS) == 500
 
 
@@ -65,6 +65,7 @@ async def test_a_query_of_a_transaction_that_takes_too_long_leaves_the_transacti
         with pytest.raises(QueryTimeout):
             await transaction.count(TASKS, ENDLESS)
         await transaction.write(SESSIONS, [session_record("three")])
+    backend._query_timeout_s = 60
     assert await backend.count(SESSIONS) == 3
 
 
@@ -219,6 +220,7 @@ async def test_a_cancelled_health_check_leaves_the_writer_usable(open_backend: O
 async def test_a_health_check_does_not_wait_for_ever(open_backend: Open) -> None:
     backend = await open_backend()
     backend._query_timeout_s = 0.01
+    backend._health_wait_s = 60
     async with backend.transaction():
         health = await backend.health_check()
     assert not health.healthy
@@ -250,7 +252,7 @@ async def test_what_a_check_finds_out_too_late_is_told_by_the_next(open_backend:
         await asyncio.wait([backend._checking])
         late = await backend.health_check()
         assert (late.healthy, late.detail) == (False, "no transaction could begin within 0.05 s")
-    backend._health_wait_s = 30
+    backend._health_wait_s = backend._query_timeout_s = 60
     await asyncio.wait([backend._checking])
     assert (await backend.health_check()).healthy
 
