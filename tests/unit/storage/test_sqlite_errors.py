@@ -38,6 +38,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def backend(path: Path) -> AsyncIterator[SqliteBackend]:
     backend = SqliteBackend(path, busy_timeout_s=0.05, readers=1)
+    backend._health_wait_s = 60  # a check is waited for, however busy the disk is: none tells of the one before
     await backend.open()
     await backend.migrate()
     await backend.write(SESSIONS, [session_record()])

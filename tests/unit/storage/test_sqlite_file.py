@@ -26,7 +26,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def backend(path: Path) -> AsyncIterator[SqliteBackend]:
-    backend = SqliteBackend(path, busy_timeout_s=5, readers=2)
+    backend = SqliteBackend(path, busy_timeout_s=60, readers=2)
+    backend._health_wait_s = 60  # a check is waited for, however busy the disk is: none tells of the one before
     await backend.open()
     await backend.migrate()
     await backend.write(SESSIONS, [session_record("before")])
@@ -206,7 +207,7 @@ async def fail(backend: SqliteBackend, number: int) -> None:
 
 async def connect_all(backend: SqliteBackend) -> list[SqliteConnection]:
     together = threading.Barrier(2)
-    await asyncio.gather(*(backend._readers.run(lambda _: together.wait(10)) for _ in range(2)))
+    await asyncio.gather(*(backend._readers.run(lambda _: together.wait(60)) for _ in range(2)))
     found = [connection for connection in connections(backend) if connection is not None]
     assert len(found) == 4
     return found
