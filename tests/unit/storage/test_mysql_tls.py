@@ -1,5 +1,6 @@
 """The protection of connections: made once, and anew when its files are renewed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,12 @@ from persistence_service.errors import StorageSetupError
 from persistence_service.settings import TlsMode
 from persistence_service.storage.mysql.options import TlsOptions
 from tests.integration.mysql.certificates import Authority
+
+
+def written_later(path: Path) -> None:
+    """Files written within a few milliseconds have the same time on many a system, and these may have the same size."""
+    written = path.stat()
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns + 1_000_000_000))
 
 
 def test_the_context_is_the_same_until_a_file_is_renewed(tmp_path: Path) -> None:
@@ -19,9 +26,10 @@ def test_the_context_is_the_same_until_a_file_is_renewed(tmp_path: Path) -> None
     assert options.context() is former
 
     authority.issue("127.0.0.1", tmp_path / "own.pem", tmp_path / "own.key")
+    written_later(tmp_path / "own.pem")
     renewed = options.context()
     assert renewed not in (None, former)
-    Authority(tmp_path)
+    written_later(Authority(tmp_path).certificate)
     assert options.context() not in (None, former, renewed)
 
     (tmp_path / "own.key").unlink()
