@@ -33,8 +33,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "test.db"
 
 
-async def migrate(path: Path) -> None:
-    backend = SqliteBackend(path)
+async def migrate(path: Path, *, busy_timeout_s: float = 5) -> None:
+    backend = SqliteBackend(path, busy_timeout_s=busy_timeout_s)
     await backend.open()
     await backend.migrate()
     await backend.close()
@@ -177,7 +177,7 @@ async def test_a_database_that_a_later_version_migrates_meanwhile_is_not_migrate
 
 def _migrate_in_process(path: Path, start: multiprocessing.synchronize.Barrier) -> None:
     start.wait()
-    asyncio.run(migrate(path))
+    asyncio.run(migrate(path, busy_timeout_s=60))
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ async def test_several_processes_may_open_and_migrate_a_new_database_at_once(
     path: Path, processes: list[multiprocessing.process.BaseProcess]
 ) -> None:
     for process in processes:
-        process.join(60)
+        process.join(300)  # each imports all there is, and a busy machine has little for four
     assert [process.exitcode for process in processes] == [0] * len(processes)
     backend = SqliteBackend(path)
     await backend.open()
