@@ -42,7 +42,7 @@ from persistence_service.testing.samples import task_record
 from tests.unit.buffer.harness import until
 
 SHORT_S = 0.2
-LONG_S = 30.0
+LONG_S = 60.0
 
 
 async def nothing(_: Question[Any]) -> None:
@@ -295,7 +295,7 @@ class TestStopped:
                     await siblings.ask(1, FindWaiting([]), patience_s=SHORT_S)
             waiting = saying(partial(asyncio.sleep, 0, ["t"]))
             async with worker(control_directory, {FindWaiting: waiting, Ping: nothing}):
-                asked = (siblings.ask(1, FindWaiting([]), patience_s=SHORT_S) for _ in range(120))
+                asked = (siblings.ask(1, FindWaiting([]), patience_s=LONG_S) for _ in range(120))
                 assert await asyncio.gather(*asked) == [["t"]] * 120
 
     async def test_who_looks_whether_it_is_there_does_not_queue_behind_lookups(self, control_directory: Path) -> None:
