@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
-from persistence_service.storage.backend import Reader, StorageBackend
+from persistence_service.storage.backend import BackendHealth, Reader, StorageBackend
 from persistence_service.storage.collections import SESSIONS, TASKS, Collection
 from persistence_service.storage.query import Query
 from persistence_service.testing.samples import session_record
@@ -43,6 +44,13 @@ class ConformanceBase:
         """The backend with `session-1` in it."""
         await backend.write(SESSIONS, [session_record()])
         return backend
+
+
+async def told_healthy(backend: StorageBackend) -> BackendHealth:
+    """Its health once it is well: a backend that has no answer within a moment may tell of the last time it looked."""
+    while not (health := await backend.health_check()).healthy:  # noqa: ASYNC110  # there is no event
+        await asyncio.sleep(0)
+    return health
 
 
 async def all_rows(reader: Reader, collection: Collection[R], **query: Any) -> list[R]:  # noqa: ANN401  # fields of Query
