@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_LONGEST_HOLD_S = 30.0
+_LONGEST_HOLD_S = 120.0
 
 
 SHORT_WRITES: Final = "short writes"
@@ -47,7 +47,7 @@ class Gate:
         self._entered = threading.Event()
         self._opened = threading.Event()
 
-    def wait_until_entered(self, timeout_s: float = 10.0) -> None:
+    def wait_until_entered(self, timeout_s: float = 60.0) -> None:
         """A call is waiting, or has passed.
 
         Raises:
