@@ -11,6 +11,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -47,6 +48,7 @@ from persistence_service.storage.registry import StorageRegistry
 
 _log = structlog.get_logger(__name__)
 _LETTERS_AT_ONCE = 100
+_A_MOMENT = timedelta(microseconds=1)
 _COLLECTIONS: dict[str, Collection[Any]] = {SESSIONS.name: SESSIONS, TASKS.name: TASKS}
 _REJECTIONS = {
     RejectionReason.UNKNOWN_PARENT: (DeadLetterReason.UNKNOWN_SESSION, "its session is not stored"),
@@ -295,16 +297,17 @@ class DeadLetterService:
         await transaction.write(SETTLED_LETTERS, [SettledLetter(letter_id, from_micros(self._timing.wall_us()))])
 
     async def _note(self, letter: Letter, outcome: Replay, *, in_file: bool) -> None:
-        """The letter says why its record was refused the last time."""
+        """The letter says why its record was refused the last time, also if the clock was ahead when it was written."""
         assert outcome.reason is not None  # noqa: S101  # what is refused has a reason
         if (letter.letter.reason, letter.letter.detail) == (outcome.reason, outcome.detail):
             return
+        now = max(from_micros(self._timing.wall_us()), letter.letter.updated_at + _A_MOMENT)
         renewed = new_letter(
             _COLLECTIONS[letter.letter.collection],
             letter.record,
             reason=outcome.reason,
             detail=outcome.detail or "",
-            now=from_micros(self._timing.wall_us()),
+            now=now,
             number=outcome.number,
             column=outcome.column,
         )

@@ -29,7 +29,7 @@ from persistence_service.models.dead_letter import DeadLetter, DeadLetterReason
 from persistence_service.models.session import Session
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task
-from persistence_service.models.times import format_time
+from persistence_service.models.times import format_time, to_micros
 from persistence_service.models.tombstone import Tombstone
 from persistence_service.services import dead_letters as module
 from persistence_service.services.dead_letters import LetterFilter, Replay, ReplayStatus
@@ -331,6 +331,17 @@ async def test_what_is_refused_again_stays_a_letter_with_the_new_reason(rig: Rig
     assert (kept.reason, kept.detail, kept.error_number, kept.error_column) == (UNKNOWN, outcome.detail, None, None)
     assert (kept.created_at, kept.event_time) == (letter.letter.created_at, letter.letter.event_time)
     assert (await rig.letters.letter(kept.letter_id))[1] == letter.record
+
+
+async def test_the_new_reason_is_kept_also_if_the_clock_was_ahead_when_it_became_a_letter(rig: Rig, place: str) -> None:
+    await rig.write([session_record()])
+    letter = letter_of(task_record(), UNKNOWN)
+    await put_in(rig, place, letter)
+    rig.timing.set_wall(to_micros(letter.letter.updated_at) - 3_600_000_000)
+    rig.backend.fail_next(DataRejected("driver's words"))
+    outcome = await rig.letters.replay(letter.letter.letter_id)
+    assert (outcome.status, outcome.reason) == (ReplayStatus.STILL_REFUSED, DATA)
+    assert [kept.reason for kept in (await rig.letters.page(LetterFilter(), limit=10)).items] == [DATA]
 
 
 async def test_a_conflict_stays_one(rig: Rig, place: str) -> None:
