@@ -26,9 +26,9 @@ from persistence_service.torture.report import Report
 from persistence_service.torture.watching import watch
 
 _ROUND_S = 60.0
-_ANSWERED_WITHIN_S = 90.0
-_SETTLED_WITHIN_S = 120.0
-_REMOVED_WITHIN_S = 180.0
+_ANSWERED_WITHIN_S = 180.0
+_SETTLED_WITHIN_S = 240.0
+_REMOVED_WITHIN_S = 300.0
 _LOOK_AGAIN_S = 0.5
 _TELL_EVERY_S = 1.0
 

@@ -11,7 +11,7 @@ from persistence_service.torture.faults import Fault, ServiceEnded
 from persistence_service.torture.report import Report
 from persistence_service.torture.schedule import Stroke, schedule
 
-_STROKE_WITHIN_S = 120.0
+_STROKE_WITHIN_S = 300.0
 _LONGEST_PAUSE_S = 0.4
 _LONGEST_LIFE_S = 5.0
 """Of a process before the next is done to it: faults of other lanes need one that runs."""

@@ -22,7 +22,7 @@ _HOST = "127.0.0.1"
 # Below those that systems give to connections that go out, so that none takes it while the service is down.
 _PORTS = range(20_000, 30_000)
 _LOOK_AGAIN_S = 0.02
-_READY_WITHIN_S = 120.0
+_READY_WITHIN_S = 240.0
 _TAIL = 40
 
 

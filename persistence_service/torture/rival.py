@@ -17,6 +17,8 @@ from persistence_service.torture.administration import connected, deadlocks, is_
 
 _PATIENCE_S: Final = 10.0
 """How long a strike waits for somebody to come into its way."""
+_GIVES_WAY_S: Final = 60.0
+"""For how long it gives way to a service that is first, whose transactions last as long as the machine is slow."""
 _LONGEST_WAIT_S: Final = 1.5
 _POLL_S: Final = 0.03
 
@@ -59,7 +61,7 @@ class Rival:
 
     async def _take(self, connection: MysqlConnection, statements: Sequence[str]) -> None:
         """Begin a transaction and lock the rows; again where the service was first and the rival had to give way."""
-        ends_at = time.monotonic() + _PATIENCE_S
+        ends_at = time.monotonic() + _GIVES_WAY_S
         while True:
             await connection.begin()
             try:
