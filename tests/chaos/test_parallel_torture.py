@@ -25,7 +25,7 @@ async def test_nothing_acknowledged_is_lost_of_chunks_that_are_written_in_parall
     own_server: Server, options: MysqlOptions, tmp_path: Path
 ) -> None:
     settings = settings_of(own_server, options) | _LARGE_CHUNKS
-    async with asyncio.timeout(250 + seconds_of(0)), started(tmp_path, settings) as torn:
+    async with asyncio.timeout(1500 + seconds_of(0)), started(tmp_path, settings) as torn:
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
         refusing = refusing_poison(own_server, torn, options.database)

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from persistence_service.torture.conductor import Plan
 from persistence_service.torture.engine import Order, torture
 from persistence_service.torture.processes import ServiceProcess
-from persistence_service.torture.report import FIGURES
+from persistence_service.torture.report import FIGURES, Report
 from tests.chaos.rig import check_strained, seconds_of, seed_of
 from tests.e2e.database import Database, OnServer, SqliteFile
 from tests.e2e.service import ROOT
@@ -31,16 +32,36 @@ _FAULTS_OF_THE_PROCESS = {
 }
 _DISK_FAULTS_AT_LEAST = 5
 _SLOW_S = 120
+_PARTS = 5
+"""On a slow machine it takes more than one until all has struck."""
 ON_MYSQL = pytest.mark.parametrize("own_server", ["mysql"], indirect=True)
 """Its own, since it is read-only for a while."""
 
 
 async def test_on_sqlite_nothing_acknowledged_is_lost_regressed_duplicated_or_invented() -> None:
-    async with asyncio.timeout(280 + seconds_of(0)):
-        report = await torture(Order(Plan(seconds_of(60), seed_of(5))), lambda _: None)
-    print(report.document())
-    assert [len(report.found(figure)) for figure in FIGURES] == [0, 0, 0, 0], list(report.findings())
-    assert report.trouble == []
+    total = Report(seed_of(5), "services on sqlite")
+    async with asyncio.timeout(1500 + seconds_of(0)):
+        for part in range(_PARTS):
+            report = await torture(Order(Plan(seconds_of(60), seed_of(5) + part)), lambda _: None)
+            print(report.document())
+            assert [len(report.found(figure)) for figure in FIGURES] == [0, 0, 0, 0], list(report.findings())
+            assert report.trouble == []
+            add(total, report)
+            with suppress(AssertionError):
+                check_enough(total)
+                break
+    check_enough(total)
+
+
+def add(total: Report, report: Report) -> None:
+    for counted, more in ((total.faults, report.faults), (total.hits, report.hits), (total.seen, report.seen)):
+        counted.update(more)
+    total.records_acknowledged += report.records_acknowledged
+    total.data_rejected += report.data_rejected
+
+
+def check_enough(report: Report) -> None:
+    """All kinds struck and were felt, and the service went through much."""
     assert report.faults.keys() >= _FAULTS_OF_THE_PROCESS
     assert min(report.hits[name] for name in _FAULTS_OF_THE_PROCESS) > 0
     assert sum(name.startswith("disk:") for name in report.faults) >= _DISK_FAULTS_AT_LEAST

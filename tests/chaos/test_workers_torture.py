@@ -19,7 +19,7 @@ async def test_nothing_acknowledged_is_lost_by_several_workers(
     own_server: Server, options: MysqlOptions, tmp_path: Path
 ) -> None:
     settings = settings_of(own_server, options) | {"service.workers": 3}
-    async with asyncio.timeout(500 + seconds_of(0)), started(tmp_path, settings) as torn:
+    async with asyncio.timeout(1500 + seconds_of(0)), started(tmp_path, settings) as torn:
         of_database, skipped = await database_faults(options, own_server.options(options.database), PREFIX)
         assert not skipped
         faults = [*of(torn.faults, "service", "machine", "disk", "clock", "network"), *of_database]
