@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 PID_FILE = "server.pid"
-_END_S = 60.0
+_END_S = 150.0
 _POLL_S = 0.02
 _DETACH = '"$@" >>"$LOG" 2>&1 </dev/null & echo $!'
 

@@ -114,7 +114,7 @@ def test_it_says_that_it_waits_while_another_is_migrating(
         waiting = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert waiting.stderr is not None
         told = waiting.stderr.readline()
-    said, _ = waiting.communicate(timeout=60)
+    said, _ = waiting.communicate(timeout=240)
 
     assert "another is migrating the database" in told
     assert (waiting.returncode, said) == (0, f"mysql: the schema was migrated from nothing to {newest_version()}\n")

@@ -257,7 +257,7 @@ async def test_a_cancelled_migration_ends_at_once(database_server: Server, optio
             f"SELECT COUNT(*) FROM {database_server.processes} "
             f"WHERE db = '{options.database}' AND info LIKE 'SELECT id FROM migration_lock%'"
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while holder.run(question) == [(0,)]:  # noqa: ASYNC110  # the server has no event to wait for
                 await asyncio.sleep(0)
         waiting.cancel()
