@@ -361,6 +361,7 @@ def mysql_options(settings: Settings) -> MysqlOptions:
         pool_size=database.pool_size,
         pool_min=database.pool_min,
         pool_recycle_s=database.pool_recycle,
+        workers=settings.service.workers,
         connect_timeout_s=database.connect_timeout,
         acquire_timeout_s=database.acquire_timeout,
         answer_timeout_s=database.statement_timeout,

@@ -65,7 +65,8 @@ def _state(path: Path | str | None) -> tuple[int, ...]:
 class MysqlOptions:
     """The servers and the account, and bounds on connections: times in seconds, sizes in connections.
 
-    Several `addresses` are one replication group; only with `allow_lossy_failover` they need not be.
+    Several `addresses` are one replication group; only with `allow_lossy_failover` they need not be. `workers` processes of
+    the service have such connections, each its own.
     """
 
     addresses: tuple[Address, ...]
@@ -76,6 +77,7 @@ class MysqlOptions:
     pool_size: int = 10
     pool_min: int = 5
     pool_recycle_s: float = 3600
+    workers: int = 1
     connect_timeout_s: float = 5
     acquire_timeout_s: float = 10
     answer_timeout_s: float = 60

@@ -234,6 +234,19 @@ async def test_a_pool_that_the_server_does_not_take_is_told(database_server: Ser
     assert (levels(tight), levels(too_many)) == ({"connections": WARNING}, {"connections": PROBLEM})
 
 
+def test_connections_are_counted_for_every_worker_that_is_configured(
+    database_server: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = int(database_server.sql("SELECT @@max_connections")[0][0])
+    pool = f"database.pool_size={most // 2}"
+    alone, _ = run_check(database_server, database, tmp_path, monkeypatch, pool)
+    code, document = run_check(database_server, database, tmp_path, monkeypatch, pool, "service.workers=3")
+    problems = {finding["name"]: finding["detail"] for finding in document["findings"] if finding["level"] == PROBLEM}
+
+    assert (alone, code, set(problems)) == (0, 1, {"connections"})
+    assert f"up to {3 * (most // 2)} (3 workers" in problems["connections"]
+
+
 async def test_an_account_with_fewer_connections_than_the_pool_is_a_problem(
     account: Callable[..., MysqlOptions], database_server: Server
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from persistence_service.errors import (
@@ -116,6 +118,41 @@ def test_who_does_not_let_us_in_is_told_apart(error: PersistenceError, name: str
     finding = _refusal(host(), error)
 
     assert (finding.name, finding.level, bool(finding.remedy)) == (name, PROBLEM, True)
+
+
+@pytest.mark.parametrize(
+    "workers, hosts, most, level, remedy",
+    [
+        (1, 1, 151, OK, ""),
+        (2, 1, 151, OK, ""),
+        (3, 1, 151, PROBLEM, "Lower database.pool_size or service.workers, or raise max_connections."),
+        (3, 1, 180, WARNING, "Raise max_connections, or lower database.pool_size or service.workers."),
+        (3, 1, 190, OK, ""),
+        (1, 1, 59, PROBLEM, "Lower database.pool_size, or raise max_connections."),
+        (3, 3, 182, PROBLEM, "Lower database.pool_size or service.workers, or raise max_connections."),
+    ],
+)
+def test_connections_are_counted_for_every_worker_and_those_that_watch_a_group_with_them(
+    workers: int, hosts: int, most: int, level: Level, remedy: str
+) -> None:
+    looked = host(*(f"db{number}" for number in range(hosts)), max_connections=str(most))
+    looked.options = replace(looked.options, pool_size=60, workers=workers)
+    finding = server._connections(looked)
+
+    assert (finding.level, finding.remedy) == (level, remedy)
+    assert f"this service up to {workers * (60 + (hosts > 1))}" in finding.detail
+
+
+def test_an_account_needs_the_connections_of_all_workers() -> None:
+    looked = host(max_connections="1000")
+    looked.session = {"max_user_connections": "25"}
+    looked.options = replace(looked.options, pool_size=10, workers=2)
+    two = server._connections(looked)
+    looked.options = replace(looked.options, workers=3)
+    three = server._connections(looked)
+
+    assert (two.level, three.level) == (OK, PROBLEM)
+    assert "wants up to 30 (3 workers with 10 each)" in three.detail
 
 
 GOOD_SESSION = {

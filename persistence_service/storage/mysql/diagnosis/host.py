@@ -158,7 +158,7 @@ def _refusal(host: Host, error: PersistenceError) -> Finding:
             "connections",
             Level.PROBLEM,
             f"{host.name}: {error}",
-            "Raise the server's or the account's limit on connections, or lower database.pool_size of its services.",
+            "Raise the server's or the account's limit on connections, or lower database.pool_size or service.workers of its services.",
         )
     return Finding(
         "reachable",

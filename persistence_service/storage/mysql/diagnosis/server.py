@@ -13,6 +13,7 @@ from persistence_service.models.limits import MAX_RECORD_BYTES
 from persistence_service.settings import TlsMode
 from persistence_service.settings.units import format_size
 from persistence_service.storage.mysql.diagnosis.host import Host, is_on
+from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.mysql.session import ISOLATION, SQL_MODE, TIME_ZONE
 from persistence_service.storage.powers import Finding, Level
 
@@ -139,25 +140,35 @@ def _durability(host: Host) -> Finding:
 def _connections(host: Host) -> Finding:
     most = int(host.variables.get("max_connections", 0))
     of_account = int(host.session.get("max_user_connections", 0))  # the account's own, or what it has from the server
-    wanted = host.options.pool_size
-    detail = f"the server takes {most} connections, this service up to {wanted}"
+    wanted, of_whom = _wanted_connections(host.options)
+    lower = "database.pool_size" if host.options.workers == 1 else "database.pool_size or service.workers"
+    detail = f"the server takes {most} connections, this service up to {wanted}{of_whom}"
     if 0 < of_account < wanted:
         return Finding(
             "connections",
             Level.PROBLEM,
-            f"an account may have {of_account} connections, and this service wants up to {wanted}",
-            "Lower database.pool_size, or raise max_user_connections.",
+            f"an account may have {of_account} connections, and this service wants up to {wanted}{of_whom}",
+            f"Lower {lower}, or raise max_user_connections.",
         )
     if most < wanted:
-        return Finding("connections", Level.PROBLEM, detail, "Lower database.pool_size, or raise max_connections.")
+        return Finding("connections", Level.PROBLEM, detail, f"Lower {lower}, or raise max_connections.")
     if most < wanted + _SPARE_CONNECTIONS:
         return Finding(
             "connections",
             Level.WARNING,
             f"{detail}: that leaves few for others, the next start of the service among them",
-            "Raise max_connections, or lower database.pool_size.",
+            f"Raise max_connections, or lower {lower}.",
         )
     return Finding("connections", Level.OK, detail)
+
+
+def _wanted_connections(options: MysqlOptions) -> tuple[int, str]:
+    """The most that the service has to one host, and in words how they are shared out, if it is by more than one pool."""
+    watching = int(len(options.addresses) > 1)
+    of_one = options.pool_size + watching
+    if options.workers == 1:
+        return of_one, ""
+    return options.workers * of_one, f" ({options.workers} workers with {of_one} each)"
 
 
 def _session(host: Host) -> Finding:
