@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 import pytest
 
@@ -12,11 +13,13 @@ from persistence_service.storage.mysql.diagnosis import diagnose
 from persistence_service.storage.mysql.options import MysqlOptions
 from persistence_service.storage.mysql.pool import ConnectionPool
 from persistence_service.storage.powers import Finding, Level
-from tests.integration.mysql.pools import opened, transact, until, value
+from tests.integration.mysql.pools import transact, until, value
 from tests.servers.group import Group
 from tests.servers.server import Server
 
 pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
 
 # From the election to the first write. What is claimed is printed beside what was measured; a machine that does other things
 # too may miss it. What fails is what no machine explains: that the former primary is waited for, or a time limit.
@@ -58,8 +61,10 @@ class Writer:
 async def _writing(group: Group) -> AsyncIterator[tuple[ConnectionPool, Writer]]:
     """Several writers would only write more: one shows when writing works. At the end nothing acknowledged is missing."""
     database = await asyncio.to_thread(group.new_database)
-    async with opened(group.options(database)) as pool:
-        await transact(pool, "CREATE TABLE t (a INT PRIMARY KEY)")
+    pool = ConnectionPool(group.options(database))
+    await _answered(pool.open)
+    try:
+        await _answered(lambda: transact(pool, "CREATE TABLE IF NOT EXISTS t (a INT PRIMARY KEY)"))
         writer = Writer(pool)
         task = asyncio.create_task(writer.write_for_ever())
         try:
@@ -68,8 +73,19 @@ async def _writing(group: Group) -> AsyncIterator[tuple[ConnectionPool, Writer]]
         finally:
             task.cancel()
             await asyncio.wait([task])
-        answer = await pool.read(lambda connection: connection.run("SELECT a FROM t"))
+        answer = await _answered(lambda: pool.read(lambda connection: connection.run("SELECT a FROM t")))
         assert {number for _, number in writer.acknowledged} <= {row[0] for row in answer.rows}
+    finally:
+        await pool.close()
+
+
+async def _answered(work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` gives when the group is known: it is not for a moment where a machine has done nothing for seconds."""
+    async with asyncio.timeout(120):
+        while True:
+            with suppress(StorageUnavailable):
+                return await work()
+            await asyncio.sleep(0.05)
 
 
 async def _until_written(writer: Writer) -> None:
@@ -115,14 +131,14 @@ async def _followed(group: Group, former: Server, pool: ConnectionPool, writer: 
     )
     assert took_s < _WRITE_AGAIN_S
     assert pool.primary == (node.host, node.port)
-    assert await value(pool, "@@port") == node.port
+    assert await _answered(lambda: value(pool, "@@port")) == node.port
 
 
 async def test_the_primary_is_found_and_reads_and_writes_go_there(group_server: Group) -> None:
     primary = await _primary(group_server)
     async with _writing(group_server) as (pool, _):
         assert pool.primary == (primary.host, primary.port)
-        assert await value(pool, "@@port") == primary.port
+        assert await _answered(lambda: value(pool, "@@port")) == primary.port
 
 
 async def test_an_account_that_may_not_see_the_group_is_told_what_to_grant(group_server: Group) -> None:
@@ -135,7 +151,7 @@ async def test_an_account_that_may_not_see_the_group_is_told_what_to_grant(group
         await pool.open()
     primary.sql("GRANT SELECT ON performance_schema.replication_group_members TO plain")
     primary.sql("GRANT SELECT ON performance_schema.replication_group_member_stats TO plain")
-    await pool.open()
+    await _answered(pool.open)
     await pool.close()
     primary.sql("DROP USER plain")
 
@@ -150,7 +166,7 @@ async def test_a_group_with_several_primaries_is_refused_until_it_has_one(group_
     finally:
         await asyncio.to_thread(primary.sql, "SELECT group_replication_switch_to_single_primary_mode()")
     await _all_online(group_server)
-    await pool.open()
+    await _answered(pool.open)
     await pool.close()
 
 
