@@ -330,6 +330,12 @@ class TestDeletion:
         assert [each.session_id for each in page.items] == ["S3"]
 
 
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is away from now on: a machine that stalls for a second is no reason to say so."""
+    monkeypatch.setattr(module, "_READ_PATIENCE_S", 60)
+    monkeypatch.setattr(module, "_PATIENCE_S", 60)
+
+
 @pytest.mark.usefixtures("impatient")
 class TestOneAway:
     async def test_what_only_it_could_know_is_not_denied_and_the_rest_goes_on(self, crew: Crew) -> None:
@@ -360,17 +366,22 @@ class TestOneAway:
             which = TaskFilter(session_id="stored")
             assert (await services.query.tasks_of("stored", which, PageRequest())).total == 0
 
-    async def test_once_it_is_back_all_is_known_that_it_accepted(self, crew: Crew) -> None:
+    async def test_once_it_is_back_all_is_known_that_it_accepted(
+        self, crew: Crew, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         await crew.stop_storing()
         await crew[1].buffer.accept_sessions([session_request("S")])
         await crew.stop(1)
         await crew.store_again()
+        be_patient(monkeypatch)
         await crew.start(1)
         for services in crew.each:
             assert (await services.query.session("S")).session_id == "S"
         assert (await crew[0].whole.flush()).sessions_written == 1
 
-    async def test_a_deletion_that_it_could_not_be_told_of_is_completed_when_it_is_back(self, crew: Crew) -> None:
+    async def test_a_deletion_that_it_could_not_be_told_of_is_completed_when_it_is_back(
+        self, crew: Crew, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         await crew[0].buffer.accept_sessions([session_request("S")])
         await crew[0].whole.flush()
         await crew[1].buffer.accept_tasks([task_request("T", "S")])
@@ -382,6 +393,7 @@ class TestOneAway:
         gate.may_begin.set()
         with pytest.raises(Replaying):
             await deletion
+        be_patient(monkeypatch)
         await crew.start(1)
         for services in crew.each:
             with pytest.raises(SessionNotFound):
@@ -391,8 +403,7 @@ class TestOneAway:
         assert (await crew[2].query.tasks(TaskFilter(), PageRequest())).total == 0
 
     async def test_it_is_waited_for_while_it_restarts(self, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "_PATIENCE_S", 60)
-        monkeypatch.setattr(module, "_READ_PATIENCE_S", 60)
+        be_patient(monkeypatch)
         await crew[1].buffer.accept_sessions([session_request("S")])
         await crew.stop(1)
         read = asyncio.ensure_future(crew[0].query.session("S"))
