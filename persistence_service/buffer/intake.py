@@ -84,16 +84,27 @@ class Intake(Generic[R]):
         """How many bytes of `payload` each of its records takes."""
         return [len(raw) for raw in self._splitter.decode(payload)]
 
-    def take_in(self, records: list[R], sizes: list[int], position: Position, *, watched: bool = False) -> int:
+    def take_in(
+        self,
+        records: list[R],
+        sizes: list[int],
+        position: Position,
+        *,
+        accepted_us: int | None = None,
+        watched: bool = False,
+    ) -> int:
         """Take in the records of the payload at `position`, each of which holds its segment; returns the batch's ticket.
 
-        `watched` lets `RecordBuffer.why_unstored` be asked about this batch, until `unwatch`.
+        `accepted_us` is the stamp of a batch that another run accepted: its age goes on. `watched` lets
+        `RecordBuffer.why_unstored` be asked about this batch, until `unwatch`.
         """
         ticket = self._tickets.next()
-        now = self._timing.monotonic()
+        arrived_s = self._timing.monotonic()
+        if accepted_us is not None:
+            arrived_s -= max(0, self._timing.wall_us() - accepted_us) / 1e6
         if watched:
             self.buffer.watch(ticket)
-        batch = SpilledBatch(self.kind, ticket, position, len(records), now)
+        batch = SpilledBatch(self.kind, ticket, position, len(records), arrived_s)
         has_room = self._room.fits(len(records), position.length) and not self._room.is_full_aside
         if self._spill or not has_room:
             self._spill.append(batch, [self.buffer.collection.key_of(record) for record in records], records)

@@ -95,7 +95,7 @@ class JournalReplay:
             _log.error("replay.unreadable", sequence=batch.position.sequence, kind=batch.kind, items=batch.items)
             self._unreadable.add(batch.position.sequence)
             return
-        intake.take_in(records, intake.sizes(batch.payload), batch.position)
+        intake.take_in(records, intake.sizes(batch.payload), batch.position, accepted_us=batch.accepted_at_us)
 
     async def done(self) -> None:
         """Return when all of it is taken in.

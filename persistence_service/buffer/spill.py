@@ -1,6 +1,6 @@
 """What waits in the journal alone: accepted batches for which there was no room in memory, oldest first.
 
-A waiting batch costs some 37 bytes of memory and 8 more for each key of it, so that hours of an outage cost disk.
+A waiting batch costs some 41 bytes of memory and 8 more for each key of it, so that hours of an outage cost disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from persistence_service.journal.segment import Position, Segment
 
 @dataclass(frozen=True, slots=True)
 class SpilledBatch:
-    """A batch that waits: its journal kind and ticket, where it is, how many records it has, when it arrived (monotonic)."""
+    """A batch that waits: its journal kind and ticket, where it is, how many records it has, when it arrived.
+
+    `arrived_s` is of the monotonic clock, and below zero if that was before the machine started.
+    """
 
     kind: int
     ticket: int
@@ -41,7 +44,7 @@ class _Run:
     lengths: array[int] = field(default_factory=lambda: array("I"))
     sequences: array[int] = field(default_factory=lambda: array("Q"))
     items: array[int] = field(default_factory=lambda: array("I"))
-    seconds: array[int] = field(default_factory=lambda: array("I"))
+    seconds: array[int] = field(default_factory=lambda: array("q"))
 
     def __len__(self) -> int:
         return len(self.kinds)

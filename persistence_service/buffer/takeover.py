@@ -80,7 +80,8 @@ class TakeOver:
 
         def take_in(done: asyncio.Future[Position]) -> None:
             if done.exception() is None:
-                intake.take_in(records, intake.sizes(batch.payload), done.result())
+                sizes = intake.sizes(batch.payload)
+                intake.take_in(records, sizes, done.result(), accepted_us=batch.accepted_at_us)
 
         written.add_done_callback(take_in)
         await asyncio.shield(written)

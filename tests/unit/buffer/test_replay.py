@@ -12,6 +12,7 @@ from persistence_service.errors import Replaying, StorageUnavailable
 from persistence_service.models.status import Status
 from persistence_service.models.task import Task
 from persistence_service.storage.memory import MemoryBackend
+from persistence_service.testing.clocks import ManualTiming
 from persistence_service.testing.faulty_files import FaultyFiles
 from tests.unit.buffer.harness import (
     KIB,
@@ -44,6 +45,29 @@ async def test_what_was_not_stored_before_a_crash_is_stored_after_it(tmp_path: P
         await rig.buffer.flush()
         assert len((await rig.stored())[1]) == 30
         assert rig.journal.stats().unstored_items == 0
+
+
+async def test_what_is_older_than_the_interval_is_flushed_by_age_however_often_the_service_restarts(
+    tmp_path: Path,
+) -> None:
+    directory, timing = tmp_path / "journal", ManualTiming()
+    for session_id in ("oldest", "newer", "newest"):
+        async with open_rig(directory, timing=timing, interval_s=30) as rig:
+            await rig.buffer.accept_sessions([session_request(session_id)])
+            await rig.pass_time(11)
+            flushes = rig.metrics.flushes
+            directory = await rig.crash()
+    assert flushes == {"age": 1}
+
+
+async def test_a_batch_is_not_older_than_nothing_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 1)
+    async with open_rig(image, timing=ManualTiming(wall_us=1_700_000_000_000_000)) as rig:
+        assert rig.buffer.oldest_unstored_age_s() == 0
+        await rig.pass_time(29)
+        assert not rig.metrics.flushes
+        await rig.pass_time(2)
+        assert rig.metrics.flushes == {"age": 1}
 
 
 async def test_a_segment_that_is_put_back_is_taken_in_beside_what_got_its_sequences_meanwhile(tmp_path: Path) -> None:

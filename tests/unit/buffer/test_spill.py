@@ -10,6 +10,7 @@ from persistence_service.buffer.policy import MemoryBounds
 from persistence_service.errors import JournalUnavailable, StorageUnavailable
 from persistence_service.settings import Durability
 from persistence_service.storage.memory import MemoryBackend
+from persistence_service.testing.clocks import ManualTiming
 from tests.unit.buffer.harness import (
     KIB,
     Rig,
@@ -271,6 +272,27 @@ async def test_the_age_of_the_oldest_unstored_record_counts_what_waits_on_disk_a
         await outage(rig, 6)
         await rig.pass_time(5)
         assert rig.buffer.oldest_unstored_age_s() == pytest.approx(12)
+
+
+@pytest.mark.parametrize("records", [1, 60], ids=["in memory", "on disk too"])
+async def test_the_age_of_what_a_former_run_accepted_goes_on_after_a_restart_of_the_machine(
+    tmp_path: Path, records: int
+) -> None:
+    async with open_rig(tmp_path / "journal", bounds=SMALL) as rig:
+        rig.backend.go_away(AWAY)
+        await rig.buffer.accept_sessions([session_request("S")])
+        for number in range(1, records):
+            await rig.buffer.accept_tasks([task_request(f"T{number:05}", "S")])
+        image = await rig.crash()
+        accepted_us = rig.timing.wall_us()
+    later = ManualTiming(wall_us=accepted_us + 20_000_000, monotonic_s=5)
+    async with open_rig(image, bounds=SMALL, timing=later, start=False) as rig:
+        rig.backend.go_away(AWAY)
+        await rig.start()
+        assert rig.buffer.stats().total_count == records
+        assert rig.buffer.oldest_unstored_age_s() == pytest.approx(20, abs=1)
+        await rig.pass_time(5)
+        assert rig.buffer.oldest_unstored_age_s() == pytest.approx(25, abs=1)
 
 
 async def test_the_journal_is_full_when_its_growth_says(tmp_path: Path) -> None:

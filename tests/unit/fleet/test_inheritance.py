@@ -15,6 +15,7 @@ from persistence_service.fleet.journals import WorkerJournal, open_worker_journa
 from persistence_service.journal.lock import DirectoryLock
 from persistence_service.journal.segment import Replayed
 from persistence_service.settings import JournalSettings
+from persistence_service.testing.clocks import ManualTiming
 from tests.unit.buffer.harness import Rig, open_rig, session_request, task_requests, until
 
 _KIB = 1024
@@ -74,6 +75,21 @@ async def test_what_was_taken_over_survives_the_heir(tmp_path: Path, settings: J
     async with open_rig(image) as rig:
         await rig.buffer.flush()
         assert [len(keys) for keys in await rig.stored()] == [1, 30]
+
+
+async def test_the_age_of_what_is_taken_over_goes_on(tmp_path: Path, settings: JournalSettings) -> None:
+    await left_in(slot_directory(settings.directory, 1), 3, "W")
+    later = ManualTiming()
+    later.advance(100)
+    async with (
+        open_rig(tmp_path / "heir", timing=later, interval_s=1000) as rig,
+        heirs(settings, rig) as (_, take_over),
+    ):
+        await take_over()
+        assert rig.buffer.oldest_unstored_age_s() == pytest.approx(100, abs=1)
+        image = await rig.crash()
+    async with open_rig(image, timing=later, interval_s=1000) as rig:
+        assert rig.buffer.oldest_unstored_age_s() == pytest.approx(100, abs=1)
 
 
 async def test_a_journal_is_taken_over_once_when_several_try(tmp_path: Path, settings: JournalSettings) -> None:
