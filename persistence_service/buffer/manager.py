@@ -374,7 +374,7 @@ class BufferManager:
         return self._ended or self._flusher.failure
 
     def oldest_unstored_age_s(self) -> float:
-        """Seconds since the oldest record that is not in the backend arrived in this process, 0 when there is none."""
+        """Seconds since the oldest record that is not in the backend was accepted, by whatever run; 0 when there is none."""
         arrivals = [
             at
             for buffer in (self._waiting.sessions, self._waiting.tasks)
@@ -386,7 +386,12 @@ class BufferManager:
         return self._timing.monotonic() - min(arrivals) if arrivals else 0.0
 
     def seconds_until_journal_full(self) -> float | None:
-        """Until it has no room, by journal.max_bytes or on its volume, if it fills like lately; None while it does not."""
+        """Until it has no room, by journal.max_bytes or on its volume, if it fills like lately; None while it does not.
+
+        0 as long as it refuses what comes: then it does not grow.
+        """
+        if self._journal.stats().full:
+            return 0.0
         self._note_size()
         return self._forecast.seconds_until(
             self._journal.most_bytes, self._timing.monotonic(), self._journal.service_bytes

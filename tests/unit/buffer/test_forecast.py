@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from persistence_service.buffer.forecast import Forecast
-from persistence_service.errors import StorageUnavailable
+from persistence_service.errors import JournalFull, StorageUnavailable
 from persistence_service.testing.faulty_files import FaultyFiles
-from tests.unit.buffer.harness import KIB, open_rig, session_request, task_request
+from tests.unit.buffer.harness import KIB, open_rig, session_request, task_request, until
 
 LIMIT = 4 << 30
 SEGMENT = 64 << 20
@@ -122,6 +124,22 @@ async def test_a_service_in_an_outage_says_when_it_will_be_full(tmp_path: Path) 
             await rig.pass_time(10)
         estimate = rig.buffer.seconds_until_journal_full()
         assert estimate == pytest.approx((1024 * KIB - rig.journal.used_bytes) / (20 * KIB / 10), rel=0.3)
+
+
+async def test_a_full_journal_is_full_now(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, max_bytes=512 * KIB) as rig:
+        rig.backend.go_away(StorageUnavailable("gone"))
+        await rig.buffer.accept_sessions([session_request()])
+        with suppress(JournalFull):
+            for number in count():
+                await rig.buffer.accept_tasks([task_request(f"t{number}", context="x" * 20 * KIB)])
+                await rig.pass_time(1)
+        for _ in range(40):
+            await rig.pass_time(10)
+            assert rig.buffer.seconds_until_journal_full() == 0
+        rig.backend.come_back()
+        await rig.buffer.flush()
+        await until(lambda: rig.buffer.seconds_until_journal_full() != 0)
 
 
 async def test_a_volume_with_less_room_than_the_journal_may_take_is_full_earlier(tmp_path: Path) -> None:
