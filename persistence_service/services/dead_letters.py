@@ -314,7 +314,10 @@ class DeadLetterService:
         if in_file:
             await asyncio.to_thread(self._files.write, renewed)
             return
-        await repeating_conflicts(lambda: self._renew(renewed))
+        try:
+            await repeating_conflicts(lambda: self._renew(renewed))
+        except DataRejected as exc:  # about the letter, not its record: that one stays as it is
+            _log.warning("dead_letter.not_renewed", letter_id=renewed.letter.letter_id, number=exc.number)
 
     async def _renew(self, renewed: Letter) -> None:
         async with self._backend.transaction() as transaction:

@@ -344,6 +344,16 @@ async def test_the_new_reason_is_kept_also_if_the_clock_was_ahead_when_it_became
     assert [kept.reason for kept in (await rig.letters.page(LetterFilter(), limit=10)).items] == [DATA]
 
 
+async def test_a_letter_whose_new_reason_the_database_refuses_stays_as_it_was_and_stops_no_other(rig: Rig) -> None:
+    letters = [letter_of(task_record(f"t{number}"), DATA) for number in range(2)]
+    await put(rig, *letters)
+    rig.timing.advance(1000)
+    rig.backend.reject(lambda record: isinstance(record, DeadLetter))
+    counts = await rig.letters.replay_all(LetterFilter())
+    assert (counts.matched, counts.still_refused) == (2, 2)
+    assert [kept.reason for kept in (await rig.letters.page(LetterFilter(), limit=10)).items] == [DATA, DATA]
+
+
 async def test_a_conflict_stays_one(rig: Rig, place: str) -> None:
     await rig.write([session_record("a"), session_record("b")])
     await rig.write([task_record("t", "a")])
