@@ -54,7 +54,8 @@ STATUS: dict[type[PersistenceError], int] = {
     errors.DeadLetterDamaged: 409,
     errors.JournalVersionUnknown: 500,
 }
-RETRY_AFTER_S = 5.0
+_RETRY_AFTER_S = 5
+RETRY_LATER = {"Retry-After": str(_RETRY_AFTER_S)}
 _STORAGE_AWAY = "the database can't be used now; what was acknowledged is safe, ask again later"
 _INTERNAL = "something went wrong in the service; the request may be repeated, and the log has the details"
 _HTTP_DETAILS = {
@@ -104,7 +105,7 @@ def error_response(request_id: str, error: PersistenceError) -> Response:
     headers: dict[str, str] = {}
     if status == 503:
         wait_s = error.retry_after_s if isinstance(error, Unavailable) else None
-        headers["Retry-After"] = str(max(1, math.ceil(RETRY_AFTER_S if wait_s is None else wait_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(_RETRY_AFTER_S if wait_s is None else wait_s)))
     if status == 408:
         headers["Connection"] = "close"  # the rest of the body may still come, and nobody waits for it
     answer = ErrorAnswer(detail=detail_of(error), error_code=code_of(type(error)), request_id=request_id)

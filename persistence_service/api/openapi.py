@@ -198,7 +198,7 @@ def _described(call: Call, schemas: _Schemas) -> dict[str, Any]:
     for status, kind in call.answers.items():
         responses[str(status)] = {
             "description": examples.MEANINGS.get((kind, status), HTTPStatus(status).phrase),
-            "headers": _headers("X-Request-ID"),
+            "headers": _headers(status),
             "content": schemas.content(kind, status),
         }
     by_status: dict[int, list[type[PersistenceError]]] = {}
@@ -207,13 +207,14 @@ def _described(call: Call, schemas: _Schemas) -> dict[str, Any]:
     for status, kinds in by_status.items():
         responses[str(status)] = {
             "description": "\n".join(f"- `{code_of(kind)}`: {_words(kind)}" for kind in kinds),
-            "headers": _headers("X-Request-ID", *(["Retry-After"] if status == 503 else [])),
+            "headers": _headers(status),
             "content": schemas.errors(kinds),
         }
     return {**described, "responses": dict(sorted(responses.items()))}
 
 
-def _headers(*names: str) -> dict[str, Any]:
+def _headers(status: int) -> dict[str, Any]:
+    names = ("X-Request-ID", "Retry-After") if status == HTTPStatus.SERVICE_UNAVAILABLE else ("X-Request-ID",)
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 

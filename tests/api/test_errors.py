@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from persistence_service import errors
-from persistence_service.api.errors import RETRY_AFTER_S, STATUS, code_of, detail_of, status_of
+from persistence_service.api.errors import RETRY_LATER, STATUS, code_of, detail_of, status_of
 from persistence_service.errors import PersistenceError, Unavailable
 from persistence_service.models.answers import Problem
 from tests.api.conftest import Api, assert_error
@@ -75,7 +75,7 @@ async def test_an_unavailable_service_says_when_to_ask_again(api: Api) -> None:
     api.backend.go_away(errors.StorageUnavailable("gone"))
     response = await api.get("/sessions")
     assert_error(response, 503, "STORAGE_UNAVAILABLE")
-    assert response.headers["retry-after"] == str(int(RETRY_AFTER_S))
+    assert response.headers["retry-after"] == RETRY_LATER["Retry-After"]
     api.backend.go_away(errors.StorageUnavailable("gone", retry_after_s=0.2))
     assert (await api.get("/sessions")).headers["retry-after"] == "1"
 

@@ -325,7 +325,7 @@ async def ask(run: Run, column: str) -> str:
     """What the column's call answers, in the words of the document."""
     answer = await write(run) if column == "write" else await run.api.client.get(COLUMNS[column])
     body = answer.json()
-    if answer.status_code == 503 and column not in ("health", "ready"):
+    if answer.status_code == 503:
         assert int(answer.headers["Retry-After"]) >= 1
     said = body["status"] if column == "health" else body.get("error_code", "")
     return f"{answer.status_code} {said}".strip()

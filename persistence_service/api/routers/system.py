@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from persistence_service.api.dependencies import ServicesDep
+from persistence_service.api.errors import RETRY_LATER
 from persistence_service.api.openapi import documented
 from persistence_service.api.responses import json_response
 from persistence_service.models.answers import Health, Liveness
@@ -22,7 +23,7 @@ async def health(services: ServicesDep) -> Response:
     Of several workers the worst is told; one that can't be asked degrades the service.
     """
     report = await services.reports.health()
-    return json_response(report, status=503 if report.status == "unhealthy" else 200)
+    return _as_it_is(report, is_well=report.status != "unhealthy")
 
 
 @router.get("/health/live")
@@ -37,7 +38,13 @@ async def live() -> Response:
 async def ready(services: ServicesDep) -> Response:
     """Tell whether a batch sent now can be accepted and kept; of several workers, by the one that answers."""
     is_ready = services.health.is_ready()
-    return json_response(Liveness("ready" if is_ready else "not ready"), status=200 if is_ready else 503)
+    return _as_it_is(Liveness("ready" if is_ready else "not ready"), is_well=is_ready)
+
+
+def _as_it_is(answer: Health | Liveness, *, is_well: bool) -> Response:
+    if is_well:
+        return json_response(answer)
+    return json_response(answer, status=503, headers=RETRY_LATER)
 
 
 @router.get("/metrics")
