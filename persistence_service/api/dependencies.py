@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypedDict
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from fastapi import Depends, Path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 
 from persistence_service.bootstrap import Services
@@ -78,6 +78,7 @@ async def no_body(request: Request) -> None:
 _LONGEST_NAME = 200
 _YEAR_S = 366 * 86_400
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_NUMBER = re.compile(r"-?\d+(\.0+)?", re.ASCII)
 _DATE_LENGTH = len("2026-01-31")
 _DAY_WITHOUT_ITS_LAST_MICROSECOND = timedelta(days=1) - timedelta(microseconds=1)
 
@@ -117,7 +118,16 @@ TaskIdInPath = Annotated[
     str, Path(description="percent-encoded, `/` as `%2F`", examples=["s-2026-01-31-items:000042:zh"])
 ]
 LetterIdInPath = Annotated[str, Path(examples=["5d2f0c6b1a9e4f7783c4b2a1908f7e6d"])]
-Days = Annotated[int, Field(ge=0, le=100 * 366)]
+
+
+def _plain_number(text: object) -> object:
+    if isinstance(text, str) and not _NUMBER.fullmatch(text):
+        raise ValueError("must be a whole number in digits")
+    return text
+
+
+Number = Annotated[int, BeforeValidator(_plain_number)]  # by itself it would take " +1_0" for ten
+Days = Annotated[Number, Field(ge=0, le=100 * 366)]
 Cursor = Annotated[
     str | None,
     Field(
@@ -148,7 +158,7 @@ class IntakeParameters(Parameters):
 class IncompleteParameters(Parameters):
     """Parameters of `GET /recovery/incomplete-sessions`."""
 
-    limit: int = Field(20, ge=1, le=100)
+    limit: Number = Field(20, ge=1, le=100)
     cursor: Cursor = None
     idle_seconds: float | None = Field(
         None,
@@ -162,16 +172,19 @@ class IncompleteParameters(Parameters):
 class RestoreParameters(Parameters):
     """Parameters of `POST /recovery/restore/{id}`."""
 
-    limit: int = Field(10_000, ge=1, le=10_000, description="most tasks of the answer")
+    limit: Number = Field(10_000, ge=1, le=10_000, description="most tasks of the answer")
     cursor: Cursor = None
     include_failed: bool = Field(False, description="the failed tasks too")
 
 
 class _Listing(Parameters):
-    page: int = Field(
-        1, ge=1, le=MAX_OFFSET, description="by number, at most 100,000 records deep; deeper walks follow `next_cursor`"
+    page: Number = Field(
+        1,
+        ge=1,
+        json_schema_extra={"maximum": MAX_OFFSET},  # who goes beyond it is told of the cursor
+        description="by number, at most 100,000 records deep; deeper walks follow `next_cursor`",
     )
-    page_size: int = Field(20, ge=1, le=100)
+    page_size: Number = Field(20, ge=1, le=100)
     cursor: Cursor = None
     count: bool = Field(True, description="false leaves `total` null, which saves counting")
     fresh: bool = Field(False, description="first flush what this service accepted before the call")
@@ -282,7 +295,7 @@ class _LetterFilter(Parameters):
 class LetterList(_LetterFilter):
     """Parameters of `GET /dead-letters`."""
 
-    page_size: int = Field(20, ge=1, le=100)
+    page_size: Number = Field(20, ge=1, le=100)
     cursor: Cursor = None
     order: Literal["asc", "desc"] = Field("desc", description="by when they were refused first")
     count: bool = Field(True, description="false leaves `total` null, which saves counting")

@@ -265,6 +265,10 @@ async def test_a_page_says_where_it_stands(filled: Api) -> None:
         ("page=-1", "page"),
         ("page=1.5", "page"),
         ("page=x", "page"),
+        ("page=1_0", "page"),
+        ("page=%2B1", "page"),
+        ("page=%201", "page"),
+        ("page_size=1_0", "page_size"),
         ("page=", "page"),
         ("page=99999999999999999999999999", "page"),
         ("page=" + "9" * 5000, "page"),
@@ -304,6 +308,12 @@ async def test_a_wrong_parameter_is_named(filled: Api, query: str, field: str) -
     assert [problem["field"] for problem in problems] == [field]
     assert "DROP" not in str(problems)
     assert problems[0]["index"] is None
+
+
+@pytest.mark.parametrize("query", ["page=1001&page_size=100", "page=100001&page_size=1", "page=" + "9" * 26])
+async def test_who_asks_for_a_page_too_deep_is_told_of_the_cursor(filled: Api, query: str) -> None:
+    (problem,) = assert_error(await filled.client.get(f"{BASE}/sessions?{query}"), 422, "VALIDATION_ERROR")
+    assert "next_cursor" in problem["reason"]
 
 
 @pytest.mark.parametrize("path", ["/sessions/s1", "/tasks/t1"])
