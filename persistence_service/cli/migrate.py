@@ -28,13 +28,13 @@ def migrate(config: Config = None, option: Options = None, dry_run: DryRun = Fal
 async def _migrate(settings: Settings, *, dry_run: bool) -> None:
     for backend in backends_of(settings):
         try:
-            await backend.open()
             await (_print_plan(backend) if dry_run else _migrate_one(backend))
         finally:
             await backend.close()
 
 
 async def _migrate_one(backend: StorageBackend) -> None:
+    await backend.open()
     before = await _version(backend)
     await backend.migrate()
     after = await _version(backend)
@@ -49,10 +49,15 @@ async def _version(backend: StorageBackend) -> str:
 
 
 async def _print_plan(backend: StorageBackend) -> None:
-    """The SQL to stdout, for the client; what is said about it to stderr."""
+    """The SQL to stdout, for the client; what is said about it to stderr.
+
+    A backend is opened only if it can't do without, since that may make what is not there: with another owner than the service.
+    """
     if not isinstance(backend, MigrationPlanner):
         typer.echo(f"{backend.name}: it can't say what it would do", err=True)
         return
+    if not backend.plans_before_open:
+        await backend.open()
     statements = await backend.pending_sql()
     if statements:
         typer.echo(statements, nl=False)

@@ -57,12 +57,15 @@ class AvailabilityNotifier(ABC):
 class MigrationPlanner(ABC):
     """A backend that can say what `migrate` would do."""
 
+    plans_before_open: bool = False
+    """Whether `schema_version` and `pending_sql` answer before `open` too: for a backend whose `open` makes what is missing."""
+
     @abstractmethod
     async def schema_version(self) -> str:
         """The version of the schema that the database has; empty if it has none.
 
         Raises:
-            BackendClosed: before `open`, and after `close`.
+            BackendClosed: before `open` unless `plans_before_open`, and after `close`.
             StorageUnavailable: the backend is away.
         """
 
@@ -81,7 +84,7 @@ class MigrationPlanner(ABC):
         """The statements that `migrate` would run now, to read or to run by hand; empty if there are none. Changes nothing.
 
         Raises:
-            BackendClosed: before `open`, and after `close`.
+            BackendClosed: before `open` unless `plans_before_open`, and after `close`.
             SchemaTooNew: a later version of the code was here.
             StorageUnavailable: the backend is away.
         """

@@ -22,6 +22,7 @@ from persistence_service.storage.sql.tables import Schema
 from persistence_service.storage.sqlite.connection import ConnectionSettings, SqliteConnection
 from persistence_service.storage.sqlite.diagnosis import diagnose
 from persistence_service.storage.sqlite.file import DatabaseFile
+from persistence_service.storage.sqlite.looking import pending_sql, schema_version
 from persistence_service.storage.sqlite.operations import Operations
 from persistence_service.storage.sqlite.threads import ConnectionThreads
 
@@ -82,6 +83,7 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner, 
     """
 
     name = "sqlite"
+    plans_before_open = True
 
     def __init__(
         self,
@@ -158,7 +160,7 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner, 
 
     async def schema_version(self) -> str:
         """See `MigrationPlanner.schema_version`."""
-        return await self._read_keys(SqliteConnection.schema_version)
+        return await asyncio.to_thread(schema_version, self._path, self._busy_timeout_s)
 
     async def schema_problem(self) -> str:
         """See `MigrationPlanner.schema_problem`."""
@@ -166,7 +168,7 @@ class SqliteBackend(_Operating, StorageBackend, SizeReporter, MigrationPlanner, 
 
     async def pending_sql(self) -> str:
         """See `MigrationPlanner.pending_sql`."""
-        return await self._read_keys(SqliteConnection.pending_sql)
+        return await asyncio.to_thread(pending_sql, self._path, self._busy_timeout_s)
 
     async def diagnose(self) -> Sequence[Finding]:
         """See `Diagnosable.diagnose`."""

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from persistence_service.errors import StorageSetupError, StorageUnavailable
 from persistence_service.storage.powers import Sizes
-from persistence_service.storage.sql.migrate import current_version, pending_sql, schema_problem, upgrade
+from persistence_service.storage.sql.migrate import schema_problem, upgrade
 from persistence_service.storage.sqlite.file import DatabaseFile
 
 _LOOK_AGAIN_S = 0.01
@@ -120,19 +120,6 @@ class SqliteConnection:
             SchemaTooNew: its version is not among those of this package.
         """
         return schema_problem(self._connection)
-
-    def schema_version(self) -> str:
-        """The version of the schema, empty if it has none."""
-        return current_version(self._connection)
-
-    def pending_sql(self) -> str:
-        """What `migrate` would run now; empty if nothing.
-
-        Raises:
-            SchemaTooNew: its version is not among those of this package.
-        """
-        statements = pending_sql(self._connection)
-        return f"BEGIN IMMEDIATE;\n\n{statements}COMMIT;\n" if statements else ""
 
     def sizes(self) -> Sizes:
         """What the database takes; its log may hold pages that are counted in the database too."""

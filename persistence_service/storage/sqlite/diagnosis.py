@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
+from persistence_service.errors import StorageSetupError
 from persistence_service.storage.powers import Finding, Level
 from persistence_service.storage.sql.schema_finding import schema_finding
 from persistence_service.storage.sqlite.errors import translated
+from persistence_service.storage.sqlite.looking import is_missing, looking
 
 _LITTLE_ROOM = 256 * 1024 * 1024
 # Of the file's header, see https://www.sqlite.org/fileformat.html: SQLite does not tell where it takes the file for unchangeable.
@@ -26,24 +26,17 @@ def diagnose(path: Path, busy_timeout_s: float) -> list[Finding]:
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.is_dir())
     found.append(_room(existing))
     found.append(Finding("sqlite", Level.OK, f"version {sqlite3.sqlite_version}"))
-    log = Path(f"{path}-wal")
-    if not path.exists():
-        return [*found, _missing(path, has_log=log.exists())]
+    if is_missing(path):
+        return [*found, _missing(path, has_log=Path(f"{path}-wal").exists())]
     try:
-        with closing(sqlite3.connect(_uri(path, has_log=log.exists()), uri=True, timeout=busy_timeout_s)) as connection:
-            connection.execute("PRAGMA schema_version")  # reads it
+        with looking(path, busy_timeout_s) as connection:
             return [*found, _file(path), _schema(connection)]
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, StorageSetupError) as exc:
         detail = str(translated(exc) or exc)
         return [
             *found,
             Finding("file", Level.PROBLEM, f"{path}: {detail}", "Restore the file, or the right to read it."),
         ]
-
-
-def _uri(path: Path, *, has_log: bool) -> str:
-    """Read-only; without a log nobody has it open, and even the index of one, which SQLite would make, is done without."""
-    return f"file:{quote(os.fsencode(path))}?mode=ro{'' if has_log else '&immutable=1'}"
 
 
 def _missing(path: Path, *, has_log: bool) -> Finding:

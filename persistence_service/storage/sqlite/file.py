@@ -121,6 +121,16 @@ class DatabaseFile:
             self._ending -= 1
             self._changed.notify_all()
 
+    def check_start(self) -> None:
+        """What `admit` checks before the file is opened, or made, for the first time.
+
+        Raises:
+            StorageSetupError: that could lose what was stored; a person must look.
+        """
+        with self._changed:
+            self._real = os.path.realpath(self.path)
+            self._check_start(self.identity())
+
     def identity(self) -> FileIdentity:
         """What is at the path now."""
         return FileIdentity(_identity(self.path), _identity(self._log_path), _identity(f"{self._real}-shm"))
@@ -134,6 +144,14 @@ class DatabaseFile:
         """How SQLite is told to open it: a file that was there once is not made anew."""
         mode = "rwc" if self._opened is None else "rw"
         return f"file:{quote(os.fsencode(self._real))}?mode={mode}"
+
+    def uri_to_look(self) -> str:
+        """How SQLite is told to read it and nothing else.
+
+        Without a log nobody has it open, and even the index of one, which SQLite would make, is done without.
+        """
+        unchangeable = "&immutable=1" if self.identity().log is None else ""
+        return f"file:{quote(os.fsencode(self._real))}?mode=ro{unchangeable}"
 
     def log_bytes(self) -> int:
         """What the log takes now."""
