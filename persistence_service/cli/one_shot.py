@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from persistence_service.bootstrap import build_registry, storage_names
+from persistence_service.errors import UnknownBackend
 from persistence_service.observability.logging import configure_logging
 from persistence_service.settings import LoadedSettings, LogLevel, Settings, load_settings
 from persistence_service.storage.backend import StorageBackend
@@ -30,6 +31,20 @@ def configured(config: Path | None, options: Sequence[str] | None) -> Iterator[L
     loaded = load_settings(flags=flags, config_path=config, known=storage_names())
     with configure_logging(loaded.settings.logging.model_copy(update={"file": None, "level": LogLevel.WARNING})):
         yield loaded
+
+
+def chosen_backend(name: str, flag: str) -> str:
+    """The backend that `flag` names: one that there is, and that keeps what it is given when the command has ended.
+
+    Raises:
+        typer.BadParameter: it is none of these.
+    """
+    names = storage_names().backends
+    if name not in names:
+        raise typer.BadParameter(str(UnknownBackend(name, names)), param_hint=flag)
+    if name == "memory":
+        raise typer.BadParameter("the memory backend keeps nothing", param_hint=flag)
+    return name
 
 
 def backends_of(settings: Settings) -> list[StorageBackend]:

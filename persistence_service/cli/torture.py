@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from persistence_service.cli.one_shot import Options
+from persistence_service.cli.one_shot import Options, chosen_backend
 from persistence_service.errors import PersistenceError
 
 if TYPE_CHECKING:
@@ -23,11 +23,22 @@ if TYPE_CHECKING:
 EXIT_FOUND = 1
 _EXIT_NOT_DONE = 3
 _EXIT_SIGNAL = 128
-_OURS = ("service.host", "service.port")
+_DEFAULT_BACKEND = "sqlite"
+_OURS = {
+    "service.host": "it finds a port that is free",
+    "service.port": "it finds a port that is free",
+    "storage.routes": "everything is stored where --backend says",
+}
 
 Seconds = Annotated[float, typer.Option(min=1, max=86_400, help="How long faults strike; comparing comes after it.")]
 Seed = Annotated[int, typer.Option(help="The same seed makes the same histories and the same faults.")]
-Backend = Annotated[str, typer.Option(help="Where the service under torture stores: sqlite, or mysql as configured.")]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the service under torture stores: sqlite; mysql or a plugin's name, as configured.",
+        show_default=_DEFAULT_BACKEND,
+    ),
+]
 Config = Annotated[Path | None, typer.Option(help="Configuration file (YAML) of the service under torture.")]
 Url = Annotated[str | None, typer.Option(help="Torture this running service from outside, instead of one of its own.")]
 Faults = Annotated[str | None, typer.Option(help="Only faults in whose names one of these texts occurs, with commas.")]
@@ -39,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead 
 def torture(  # noqa: PLR0917  # each is an option of the command
     seconds: Seconds = 60,
     seed: Seed = 1,
-    backend: Backend = "sqlite",
+    backend: Backend = None,
     url: Url = None,
     faults: Faults = None,
     clients: Clients = 12,
@@ -65,10 +76,13 @@ def torture(  # noqa: PLR0917  # each is an option of the command
     from persistence_service.torture.engine import torture as run
 
     _check_url(url)
+    if url is not None:
+        _check_alone({"--backend": backend, "--config": config, "--set": option})
+    backend = chosen_backend(backend or _DEFAULT_BACKEND, "--backend")
     wanted = [text for text in (faults or "").split(",") if text.strip()]
     settings: dict[str, object] = {key: value for key, _, value in (text.partition("=") for text in option or [])}
-    _check_settings(settings)
-    is_shared = url is not None or backend != "sqlite"
+    _check_settings(settings, backend)
+    is_shared = url is not None or backend != _DEFAULT_BACKEND
     plan = Plan(seconds, seed, clients=clients, removes=is_shared and not keep)
     order = Order(plan, backend, url, settings, config and config.resolve(), wanted, keep)
     # That the service is away, again and again, is what this is about.
@@ -96,10 +110,19 @@ def _check_url(url: str | None) -> None:
         raise typer.BadParameter(f"{url} is no address like http://127.0.0.1:8001", param_hint="--url")
 
 
-def _check_settings(settings: Mapping[str, object]) -> None:
-    for key in _OURS:
+def _check_alone(ours: Mapping[str, object]) -> None:
+    """A service that runs already is what it is: nothing can be chosen for it."""
+    for flag, given in ours.items():
+        if given:
+            raise typer.BadParameter("the service at --url has its own: leave one of both off", param_hint=flag)
+
+
+def _check_settings(settings: Mapping[str, object], backend: str) -> None:
+    if settings.get("storage.backend", backend) != backend:
+        raise typer.BadParameter(f"storage.backend is {backend}, as --backend says", param_hint="--set")
+    for key, instead in _OURS.items():
         if key in settings:
-            raise typer.BadParameter(f"{key} is the torture's own: it finds a port that is free", param_hint="--set")
+            raise typer.BadParameter(f"{key} is the torture's own: {instead}", param_hint="--set")
 
 
 def _until_told(work: Coroutine[Any, Any, Report]) -> Report:
