@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from persistence_service.cli.journals import journals_of
-from persistence_service.cli.one_shot import Config, Options, configured
+from persistence_service.cli.one_shot import Config, Options, check_keeps, configured
 from persistence_service.errors import JournalError
 from persistence_service.journal.reading import JournalReader
 from persistence_service.services.journal_copy import CopyReport, CopyTarget, NoTarget, copy_journals
@@ -50,9 +50,8 @@ def replay_command(  # noqa: PLR0917  # each is an option of the command
     is_url = to.startswith(_URLS)
     if is_url:
         _check_url(to)
-    if to == "memory":
-        raise typer.BadParameter("the memory backend keeps nothing", param_hint="--to")
-    with configured(config, [*(option or []), *([] if is_url else [f"storage.backend={to}"])]) as loaded:
+    check_keeps(to, "--to")
+    with configured(config, option, {} if is_url else {"--to": to}) as loaded:
         settings = loaded.settings
         root = directory or settings.journal.directory
         with ExitStack() as stack:

@@ -12,6 +12,7 @@ import structlog
 import typer
 
 from persistence_service.bootstrap import Services, open_services, storage_names
+from persistence_service.cli.one_shot import options_by_key
 from persistence_service.cli.server import Server, http_config, process_set_up, serve_until_told
 from persistence_service.cli.supervisor import supervise
 from persistence_service.settings import LoadedSettings, Settings, load_settings
@@ -32,9 +33,8 @@ def serve(
 
     With service.workers over 1, SIGHUP restarts its workers one after the other.
     """
-    flags: dict[str, object] = {"service.host": host, "service.port": port}
-    flags |= {key: value for key, _, value in (text.partition("=") for text in option or [])}
-    loaded = load_settings(flags=flags, config_path=config, known=storage_names())
+    named = {"--host": host, "--port": port}
+    loaded = load_settings(flags=options_by_key(option), named_flags=named, config_path=config, known=storage_names())
     settings = loaded.settings
     with process_set_up(settings.logging):
         announce(loaded)

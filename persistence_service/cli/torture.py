@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from persistence_service.cli.one_shot import Options, chosen_backend
-from persistence_service.errors import PersistenceError
+from persistence_service.bootstrap import storage_names
+from persistence_service.cli.one_shot import Options, check_keeps, options_by_key
+from persistence_service.errors import PersistenceError, UnknownBackend
 
 if TYPE_CHECKING:
     from persistence_service.torture.report import Report
@@ -78,9 +79,10 @@ def torture(  # noqa: PLR0917  # each is an option of the command
     _check_url(url)
     if url is not None:
         _check_alone({"--backend": backend, "--config": config, "--set": option})
-    backend = chosen_backend(backend or _DEFAULT_BACKEND, "--backend")
+    backend = backend or _DEFAULT_BACKEND
+    _check_backend(backend)
     wanted = [text for text in (faults or "").split(",") if text.strip()]
-    settings: dict[str, object] = {key: value for key, _, value in (text.partition("=") for text in option or [])}
+    settings = options_by_key(option)
     _check_settings(settings, backend)
     is_shared = url is not None or backend != _DEFAULT_BACKEND
     plan = Plan(seconds, seed, clients=clients, removes=is_shared and not keep)
@@ -108,6 +110,13 @@ def _check_url(url: str | None) -> None:
         is_right = False
     if not is_right:
         raise typer.BadParameter(f"{url} is no address like http://127.0.0.1:8001", param_hint="--url")
+
+
+def _check_backend(backend: str) -> None:
+    names = storage_names().backends
+    if backend not in names:
+        raise typer.BadParameter(str(UnknownBackend(backend, names)), param_hint="--backend")
+    check_keeps(backend, "--backend")
 
 
 def _check_alone(ours: Mapping[str, object]) -> None:

@@ -3,7 +3,7 @@
 Importing reads nothing from the environment or the disk; `Settings()` alone is the defaults.
 """
 
-from persistence_service.settings.keys import KEYS, Key, environment_name, flag_name
+from persistence_service.settings.keys import KEYS, NAMED_FLAGS, Key, environment_name
 from persistence_service.settings.load import LoadedSettings, load_settings
 from persistence_service.settings.model import (
     BufferSettings,
@@ -29,6 +29,7 @@ from persistence_service.settings.units import format_duration, format_size, par
 
 __all__ = [
     "KEYS",
+    "NAMED_FLAGS",
     "BufferSettings",
     "DatabaseSettings",
     "Durability",
@@ -49,7 +50,6 @@ __all__ = [
     "TlsMode",
     "configuration_file",
     "environment_name",
-    "flag_name",
     "format_duration",
     "format_size",
     "is_loopback",

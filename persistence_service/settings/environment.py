@@ -16,9 +16,10 @@ from persistence_service.settings.keys import (
     ENVIRONMENT_PREFIX,
     FILE_SUFFIX,
     KEYS,
+    NAMED_FLAGS,
     environment_name,
-    flag_name,
     nearest,
+    shown,
 )
 from persistence_service.settings.layer import Found, Layer
 
@@ -31,12 +32,21 @@ _DOTTED = {
 }
 
 
-def read_flags(flags: Mapping[str, object]) -> Layer:
-    """Take values by dotted key from the command line; None stands for a flag that was not given."""
+def read_flags(flags: Mapping[str, object], named: Mapping[str, object]) -> Layer:
+    """Take the values of ``--set`` by dotted key, and those of named flags, None for one not given; they may not contradict."""
     layer = Layer()
-    for dotted, value in flags.items():
+    for name, value in named.items():
         if value is not None:
-            layer.add(dotted, Found(f"command line {flag_name(dotted)}", value))
+            layer.add(NAMED_FLAGS[name], Found(f"command line {name}", value))
+    names = {NAMED_FLAGS[name]: name for name in named}
+    for dotted, value in flags.items():
+        source = f"command line --set {dotted}"
+        other = layer.values.get(dotted)
+        if other is None:
+            layer.add(dotted, Found(source, value))
+        elif str(other.value) != str(value):
+            theirs = shown(dotted, other.value)
+            layer.problem(source, dotted, shown(dotted, value), f"given once; {names[dotted]} says {theirs}")
     return layer
 
 

@@ -82,12 +82,10 @@ def environment_name(dotted: str) -> str:
     return ENVIRONMENT_PREFIX + dotted.replace(".", "__", 1).upper()
 
 
-_OWN_FLAGS = {"service.host": "--host", "service.port": "--port"}
-
-
-def flag_name(dotted: str) -> str:
-    """Return the command-line flag that sets a key: ``--host`` and ``--port`` have their own, others take ``--set``."""
-    return _OWN_FLAGS.get(dotted, f"--set {dotted}")
+NAMED_FLAGS: Mapping[str, str] = MappingProxyType(
+    {"--host": "service.host", "--port": "service.port", "--to": "storage.backend"}
+)
+"""Flags that some commands have for a key; every key can be set with ``--set``."""
 
 
 def nearest(dotted: str) -> str | None:

@@ -39,6 +39,7 @@ class LoadedSettings:
 def load_settings(
     *,
     flags: Mapping[str, object] = MappingProxyType({}),
+    named_flags: Mapping[str, object] = MappingProxyType({}),
     config_path: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     directory: Path = Path(),
@@ -46,7 +47,8 @@ def load_settings(
 ) -> LoadedSettings:
     """Return the settings of command line, environment, ``.env``, YAML file and defaults, the earlier before the later.
 
-    `flags` are values by dotted key, None for one not given. The YAML file is `config_path` (the flag ``--config``), else
+    `flags` are the values of ``--set`` by dotted key; `named_flags` those of `NAMED_FLAGS`, by their names, None for one not
+    given. Both setting a key to different values is a problem. The YAML file is `config_path` (the flag ``--config``), else
     PERSISTENCE_CONFIG of the environment or of ``.env``, else ``config/config.yaml`` if there is one; relative paths of
     configuration and secrets start at `directory`. Values that a stronger source overrides are checked all the same. With
     `known`, the names of backends and collections are checked too.
@@ -56,7 +58,7 @@ def load_settings(
     """
     dotenv, dotenv_config = read_dotenv(directory)
     yaml = _read_config(config_path, environ.get(CONFIG_VARIABLE), dotenv_config, directory)
-    layers = (read_flags(flags), read_environment(environ), dotenv, yaml)
+    layers = (read_flags(flags, named_flags), read_environment(environ), dotenv, yaml)
     problems: list[ConfigurationProblem] = []
     for layer in layers:
         layer.read_secret_files(directory)

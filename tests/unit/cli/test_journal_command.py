@@ -98,7 +98,7 @@ def test_wrong_configuration_ends_the_process_with_2_and_every_problem(tmp_path:
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert "service.port" in done.stderr
+    assert "command line --port: service.port" in done.stderr
     assert "buffer.flush_interval?" in done.stderr
 
 

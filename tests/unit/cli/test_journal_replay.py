@@ -176,8 +176,18 @@ def test_memory_is_no_target(journal: Path) -> None:
     assert replay(str(journal), "--to", "memory").exit_code == 2
 
 
-def test_a_backend_that_there_is_not_is_a_mistake_of_configuration(journal: Path) -> None:
-    assert isinstance(replay(str(journal), "--to", "nosuch").exception, ConfigurationError)
+def test_a_backend_that_there_is_not_is_a_mistake_of_the_flag_that_names_it(journal: Path) -> None:
+    error = replay(str(journal), "--to", "nosuch").exception
+
+    assert isinstance(error, ConfigurationError)
+    assert [problem.source for problem in error.problems] == ["command line --to"]
+
+
+def test_two_targets_at_once_are_refused(journal: Path, tmp_path: Path) -> None:
+    error = replay(str(journal), "--to", "sqlite", "--set", "storage.backend=mysql").exception
+
+    assert isinstance(error, ConfigurationError)
+    assert not (tmp_path / "target.db").exists()
 
 
 def test_letters_in_files_beside_the_journal_are_told(journal: Path) -> None:

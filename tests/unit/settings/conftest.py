@@ -29,11 +29,17 @@ class Place:
         environ: Mapping[str, str] | None = None,
         *,
         flags: Mapping[str, object] | None = None,
+        named_flags: Mapping[str, object] | None = None,
         config_path: Path | None = None,
         known: StorageNames | None = None,
     ) -> LoadedSettings:
         return load_settings(
-            flags=flags or {}, config_path=config_path, environ=environ or {}, directory=self.directory, known=known
+            flags=flags or {},
+            named_flags=named_flags or {},
+            config_path=config_path,
+            environ=environ or {},
+            directory=self.directory,
+            known=known,
         )
 
     def problems(
@@ -41,11 +47,12 @@ class Place:
         environ: Mapping[str, str] | None = None,
         *,
         flags: Mapping[str, object] | None = None,
+        named_flags: Mapping[str, object] | None = None,
         config_path: Path | None = None,
         known: StorageNames | None = None,
     ) -> tuple[ConfigurationProblem, ...]:
         with pytest.raises(ConfigurationError) as caught:
-            self.load(environ, flags=flags, config_path=config_path, known=known)
+            self.load(environ, flags=flags, named_flags=named_flags, config_path=config_path, known=known)
         assert all(str(problem) in str(caught.value) for problem in caught.value.problems)
         return caught.value.problems
 

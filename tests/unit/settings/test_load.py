@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from persistence_service.settings import KEYS, Settings, environment_name, flag_name
+from persistence_service.settings import KEYS, NAMED_FLAGS, Settings, environment_name
 from tests.unit.settings.conftest import Place
 
 
@@ -29,7 +29,7 @@ def test_each_source_overrides_the_next(place: Place) -> None:
         "PERSISTENCE_SERVICE__PORT=2\nPERSISTENCE_SERVICE__SHUTDOWN_TIMEOUT=2\n\nPERSISTENCE_SQLITE__READERS=2\n",
     )
     environ = {"PERSISTENCE_SERVICE__PORT": "3", "PERSISTENCE_SERVICE__SHUTDOWN_TIMEOUT": "3"}
-    loaded = place.load(environ, flags={"service.port": "4", "sqlite.readers": None})
+    loaded = place.load(environ, named_flags={"--port": "4", "--host": None})
     settings = loaded.settings
     assert settings.service.port == 4
     assert settings.service.shutdown_timeout == 3.0
@@ -209,10 +209,20 @@ def test_a_setting_without_a_value_in_a_dotenv_file_is_a_problem(place: Place) -
     assert place.problem().source == ".env line 3"
 
 
-def test_flags_are_named_for_their_keys() -> None:
-    assert flag_name("service.port") == "--port"
-    assert flag_name("journal.max_bytes") == "--set journal.max_bytes"
-    assert len({flag_name(dotted) for dotted in KEYS}) == len(KEYS)
+def test_a_bad_value_is_told_of_the_flag_that_it_was_given_with(place: Place) -> None:
+    assert place.problem(flags={"service.port": "x"}).source == "command line --set service.port"
+    assert place.problem(named_flags={"--port": "x"}).source == "command line --port"
+
+
+def test_a_key_may_not_be_given_two_values_by_two_flags(place: Place) -> None:
+    problem = place.problem(flags={"service.port": "2"}, named_flags={"--port": "1"})
+
+    assert str(problem) == "command line --set service.port: service.port = '2': given once; --port says '1'"
+    assert place.load(flags={"service.port": "1"}, named_flags={"--port": "1"}).settings.service.port == 1
+
+
+def test_named_flags_are_of_different_keys_that_there_are() -> None:
+    assert len({key for key in NAMED_FLAGS.values() if key in KEYS}) == len(NAMED_FLAGS)
 
 
 def test_importing_reads_neither_environment_nor_configuration(tmp_path: Path) -> None:
