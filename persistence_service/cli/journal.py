@@ -32,9 +32,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead 
 
 @app.command("inspect")
 def inspect_command(directory: Directory = None, config: Config = None, as_json: AsJson = False) -> None:
-    """Show the segments, what they hold, and what is damaged, of every worker's journal. The service may be running."""
-    root = _chosen(directory, config)
-    reports = [_read(path) for path in journals_of(root)]
+    """Show the segments, what they hold, and what is damaged, of every worker's journal. The service may be running.
+
+    Exit codes: 0 it was shown, damage included; 2 the configuration can't be used; 3 there is no journal, or it can't be read.
+    """
+    reports = _reports(_chosen(directory, config))
     if as_json:
         first, *others = map(_as_document, reports)
         typer.echo(msgspec.json.encode(first | ({"workers": others} if others else {})))
@@ -73,11 +75,10 @@ def verify_command(directory: Directory = None, config: Config = None, as_json: 
     or it can't be read.
     """
     root = _chosen(directory, config)
-    journals = journals_of(root)
-    if not any(_read(path).segments or any(path.glob("head")) for path in journals):
-        raise JournalError(f"there is no journal in {root}")
     findings = [
-        (str(path.relative_to(root) / finding.file), finding.message) for path in journals for finding in _verify(path)
+        (str(path.relative_to(root) / finding.file), finding.message)
+        for path in [report.directory for report in _reports(root)]
+        for finding in _verify(path)
     ]
     if as_json:
         typer.echo(msgspec.json.encode([{"file": file, "message": message} for file, message in findings]))
@@ -99,6 +100,18 @@ def _verify(directory: Path) -> Sequence[Finding]:
 
 def _chosen(directory: Path | None, config: Path | None) -> Path:
     return directory or load_settings(config_path=config).settings.journal.directory
+
+
+def _reports(root: Path) -> list[JournalReport]:
+    """Of every journal below `root`.
+
+    Raises:
+        JournalError: there is none, or one can't be read.
+    """
+    reports = [_read(path) for path in journals_of(root)]
+    if not any(report.segments or any(report.directory.glob("head")) for report in reports):
+        raise JournalError(f"there is no journal in {root}")
+    return reports
 
 
 def _read(directory: Path) -> JournalReport:

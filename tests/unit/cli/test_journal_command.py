@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from persistence_service.buffer.intake import KIND_TASKS
 from persistence_service.cli.app import app
+from persistence_service.errors import JournalError
 from persistence_service.journal.journal import Journal
 
 if TYPE_CHECKING:
@@ -102,10 +103,13 @@ def test_wrong_configuration_ends_the_process_with_2_and_every_problem(tmp_path:
     assert "buffer.flush_interval?" in done.stderr
 
 
-def test_a_folder_that_holds_no_journal_is_not_as_it_was_written(tmp_path: Path) -> None:
-    result = run("verify", str(tmp_path))
-    assert result.exit_code != 0
-    assert "no journal" in str(result.exception or result.output)
+@pytest.mark.parametrize("command", [["inspect"], ["inspect", "--json"], ["verify"], ["replay", "--to", "sqlite"]])
+def test_a_folder_that_holds_no_journal_is_refused_by_every_command(tmp_path: Path, command: list[str]) -> None:
+    result = run(*command, str(tmp_path))
+
+    assert isinstance(result.exception, JournalError)
+    assert str(result.exception) == f"there is no journal in {tmp_path}"
+    assert result.output == ""
 
 
 @pytest.fixture
