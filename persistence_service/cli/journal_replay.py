@@ -20,6 +20,7 @@ from persistence_service.settings import Settings
 
 EXIT_NOT_WHOLE = 1
 _URLS = ("http://", "https://")
+_OF_A_BACKEND = ("stored", "merged", "dropped", "dead_lettered")
 _PASSES = 2
 _LAST_PORT = 65_535
 
@@ -42,10 +43,11 @@ def replay_command(  # noqa: PLR0917  # each is an option of the command
 ) -> None:
     """Store everything that is intact in a journal, those of several workers included, and say what is not.
 
-    The journal is only read, and must not be in use. Doing it again changes nothing: records merge by their event times.
+    The journal is only read, and must not be in use. Doing it again changes nothing: records merge by their event times. A
+    running service acknowledges the records, and stores them as any others.
 
-    Exit codes: 0 everything is there; 1 something is not: lost, refused, of another version, or a dead letter in a file; 2 wrong
-    usage or configuration; 3 the journal or the target can't be used, and it may be done again.
+    Exit codes: 0 everything is there, or acknowledged by the service; 1 something is not: lost, refused, of another version, or
+    a dead letter in a file; 2 wrong usage or configuration; 3 the journal or the target can't be used, and it may be done again.
     """
     is_url = to.startswith(_URLS)
     if is_url:
@@ -63,9 +65,9 @@ def replay_command(  # noqa: PLR0917  # each is an option of the command
                 report = asyncio.run(_copy(readers, settings, None if dry_run else to, advance))
     if as_json:
         document = {"journal": str(root), "to": to, "dry_run": dry_run, "whole": report.is_whole}
-        typer.echo(msgspec.json.encode(document | msgspec.structs.asdict(report)))
+        typer.echo(msgspec.json.encode(document | _as_document(report, is_url=is_url)))
     else:
-        _show(report, to, dry_run=dry_run)
+        _show(report, to, is_url=is_url, dry_run=dry_run)
     if not report.is_whole:
         raise typer.Exit(EXIT_NOT_WHOLE)
 
@@ -128,13 +130,30 @@ def _progress(size: int) -> Iterator[Callable[[int], None]]:
         yield lambda length: progress.advance(task, length)
 
 
-def _show(report: CopyReport, to: str, *, dry_run: bool) -> None:
+def _as_document(report: CopyReport, *, is_url: bool) -> dict[str, object]:
+    """What is known: a service acknowledges records, and whether it stores, merges or drops them comes out later."""
+    document: dict[str, object] = msgspec.structs.asdict(report)
+    if not is_url:
+        return document
+    document["acknowledged"] = document["stored"]
+    return {name: value for name, value in document.items() if name not in _OF_A_BACKEND}
+
+
+def _taken(report: CopyReport, *, is_url: bool) -> str:
+    if is_url:
+        return f"{report.stored} records acknowledged by the service"
+    return (
+        f"{report.stored} records stored, {report.merged} merged into others of their id, {report.dropped} deleted before, "
+        f"{report.dead_lettered} became dead letters"
+    )
+
+
+def _show(report: CopyReport, to: str, *, is_url: bool, dry_run: bool) -> None:
     typer.echo(f"read: {report.batches} batches with {report.sessions} sessions and {report.tasks} tasks")
     if dry_run:
         typer.echo("nothing was written (--dry-run)")
     else:
-        kept = f"{report.stored} records stored, {report.merged} merged into others of their id, {report.dropped} deleted before"
-        typer.echo(f"{to}: {kept}, {report.dead_lettered} became dead letters, {report.refused} refused")
+        typer.echo(f"{to}: {_taken(report, is_url=is_url)}, {report.refused} refused")
     for refusal in report.refusals:
         typer.echo(f"refused: {refusal}")
     for loss in report.losses:

@@ -26,16 +26,20 @@ async def left_behind(directory: Path) -> Path:
 
 
 async def replay(journal: Path, url: str) -> dict[str, object]:
+    document: dict[str, object] = json.loads(await printed(journal, url, "--json"))
+    return document
+
+
+async def printed(journal: Path, url: str, *options: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(ROOT / "main.py"), "journal", "replay", str(journal), "--to", url, "--json"),
+        *(sys.executable, str(ROOT / "main.py"), "journal", "replay", str(journal), "--to", url, *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=journal.parent,
     )
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    document: dict[str, object] = json.loads(out)
-    return document
+    return out.decode()
 
 
 def as_object(session: SessionView) -> object:
@@ -51,7 +55,8 @@ async def test_a_service_takes_the_journal_of_another_one_with_its_event_times_a
         seen = []
         for _ in range(2):
             document = await replay(journal, service.url)
-            assert (document["stored"], document["refused"], document["whole"]) == (2504, 0, True)
+            assert (document["acknowledged"], document["refused"], document["whole"]) == (2504, 0, True)
+            assert document.keys().isdisjoint({"stored", "merged", "dropped", "dead_lettered"})
             await client.flush()
             session, task = await client.session("S"), await client.task("U")
             assert (session.completed_tasks, as_object(session)) == (3, {"a": [1, "ü"]})
@@ -59,6 +64,19 @@ async def test_a_service_takes_the_journal_of_another_one_with_its_event_times_a
             seen.append([item.task_id async for item in client.tasks_of("S")])
         assert seen[0] == seen[1]
         assert len(seen[0]) == 2501
+
+
+async def test_what_a_service_has_acknowledged_is_not_told_to_be_stored(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    journal = await left_behind(tmp_path / "left")
+    service = await start_service({})
+    async with PersistenceClient(service.url) as client:
+        await client.delete_session("S")  # so that most of it will not be
+    summary = await printed(journal, service.url)
+
+    assert f"{service.url}: 2504 records acknowledged by the service, 0 refused\n" in summary
+    assert "stored" not in summary
 
 
 async def test_a_session_whose_object_is_older_than_the_rest_keeps_the_objects_time(
