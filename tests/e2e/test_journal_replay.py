@@ -71,8 +71,9 @@ async def test_what_a_service_has_acknowledged_is_not_told_to_be_stored(
 ) -> None:
     journal = await left_behind(tmp_path / "left")
     service = await start_service({})
+    await replay(journal, service.url)
     async with PersistenceClient(service.url) as client:
-        await client.delete_session("S")  # so that most of it will not be
+        await client.delete_session("S")
     summary = await printed(journal, service.url)
 
     assert f"{service.url}: 2504 records acknowledged by the service, 0 refused\n" in summary
