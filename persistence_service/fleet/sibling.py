@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from persistence_service.errors import Replaying, ShuttingDown
 from persistence_service.fleet.control import PULSE_S, Line
@@ -33,12 +33,13 @@ COMES_BACK = frozenset({Replaying.code, ShuttingDown.code})
 """The codes of refusals by one that starts or ends."""
 SHORTEST_SILENCE_S: Final = 2 * PULSE_S
 
+_GLANCE_S: Final = 0.1  # so long may one that goes on take to say so
+_PROBE_S: Final = 3600.0
 _IDLE_LINES: Final = 4
 _AT_ONCE: Final = 16
 _WRITING: Final = frozenset({Flush, FlushSessions})
 _REPORTING: Final = frozenset({Ping, ReportHealth, ReportStatistics, Scrape})
-_LOOKING: Final = frozenset({FindSession, FindTasks, FindNewest, FindWaiting, Flush})
-_TELLING: Final = _LOOKING | {Ping}
+_TELLING: Final = frozenset({Ping, FindSession, FindTasks, FindNewest, FindWaiting, Flush})
 """What only one that has read its journal answers."""
 
 
@@ -86,10 +87,12 @@ class Sibling:
         self._lookups = _Turns()
         self._writes = _Turns()
         self._probe: asyncio.Task[bool] | None = None
+        self._probed_at = 0.0
+        self._seen_at: float | None = None
         self.is_lost = False
         """Whether it did not answer when it was asked last; then `is_there` is asked first, since that is for all."""
         self.missed_since: float | None = None
-        """Since when lookups are in vain; what only starts is missed from the first of them on."""
+        """Since when it tells nobody what it has, None while it does; see `miss`."""
 
     async def ask(
         self, question: Question[A], *, silence_s: float, note_life: Callable[[], None] = lambda: None
@@ -99,24 +102,40 @@ class Sibling:
         Raises:
             NOT_THERE: there was none.
         """
-        began = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        def note_seen() -> None:
+            self._seen_at = clock()
+            note_life()
+
         try:
-            answer = await self._ask_in_turn(question, silence_s, note_life)
+            answer = await self._ask_in_turn(question, silence_s, note_seen)
         except NOT_THERE:
             self.is_lost = True
-            self._note_missed(question, began)
+            self._miss_if_seen(began)
             raise
         self.is_lost = False
         if isinstance(answer, Refused):
             if answer.code in COMES_BACK:
-                self._note_missed(question, began)
+                self._miss_if_seen(began)
         elif type(question) in _TELLING:
+            self._seen_at = clock()
             self.missed_since = None
         return answer
 
-    def _note_missed(self, question: Question[Any], since: float) -> None:
-        if type(question) in _LOOKING and self.missed_since is None:
-            self.missed_since = since
+    def miss(self, since: float) -> None:
+        """It is waited for in vain since then, or since its last sign of life.
+
+        One that was seen before is missed from the first question on that it leaves open, whoever asked; one that was not may
+        take long to start, and is missed only from when somebody waits for it.
+        """
+        if self.missed_since is None:
+            self.missed_since = since if self._seen_at is None else max(since, self._seen_at)
+
+    def _miss_if_seen(self, since: float) -> None:
+        if self._seen_at is not None:
+            self.miss(since)
 
     async def _ask_in_turn(self, question: Question[A], silence_s: float, note_life: Callable[[], None]) -> A | Refused:
         if type(question) in _REPORTING:  # who wants to know whether it is there does not queue for it
@@ -133,17 +152,24 @@ class Sibling:
         turns.alive_at = clock()
         return answer
 
-    async def is_there(self) -> bool:
-        """Whether it answers now, whatever it says; all who want to know that at a time share one question."""
+    async def is_there(self, until: float = 0.0) -> bool:
+        """Whether it answers by then, whatever it says; a sign of life is waited for in any case, as long as one may take.
+
+        All who want to know that share one question, which goes on: so one that is stopped is found as soon as it is not, and
+        until then is waited for but for a glance.
+        """
+        clock = asyncio.get_running_loop().time
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._look(), name=f"look for {self.name}")
+            self._probed_at = clock()
         probe = self._probe  # the next one may have begun before this caller has its turn again
-        await asyncio.wait((probe,))
-        return not probe.cancelled() and probe.result()
+        until = max(until, self._probed_at + SHORTEST_SILENCE_S, clock() + _GLANCE_S)
+        await asyncio.wait((probe,), timeout=until - clock())
+        return probe.done() and not probe.cancelled() and probe.result()
 
     async def _look(self) -> bool:
         try:
-            await self.ask(Ping(), silence_s=SHORTEST_SILENCE_S)
+            await self.ask(Ping(), silence_s=_PROBE_S)  # it ends with an answer, or with the connection
         except NOT_THERE:
             return False
         return True

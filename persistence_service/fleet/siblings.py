@@ -20,7 +20,6 @@ _AGAIN_S: Final = 0.02
 _LOOK_EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 1.0
 _TOLD_EVERY_S: Final = 60.0
-_ASKED_ANYWAY = (Ping, ListDeleted)  # a Ping is how others look; and who misses a deletion might bring a session back
 _log = structlog.get_logger(__name__)
 
 
@@ -48,7 +47,7 @@ class Siblings:
     async def ask(self, slot: int, question: Question[A], *, patience_s: float) -> A:
         """The answer of one; one that is away or reads its journal is waited for, `patience_s` from its last sign of life.
 
-        One that others have waited for as long is not waited for once more.
+        One that has been missed for as long is not waited for once more.
 
         Raises:
             Replaying: it is away, or reads its journal still.
@@ -62,9 +61,12 @@ class Siblings:
             nonlocal began
             began = clock()
 
+        def give_up_at() -> float:
+            return patience_s + (began if sibling.missed_since is None else min(began, sibling.missed_since))
+
         why = "it does not answer"
         while True:
-            if not sibling.is_lost or await sibling.is_there():
+            if not sibling.is_lost or await sibling.is_there(give_up_at()):
                 silence_s = max(began + patience_s - clock(), SHORTEST_SILENCE_S)
                 try:
                     answer = await sibling.ask(question, silence_s=silence_s, note_life=note_life)
@@ -77,8 +79,8 @@ class Siblings:
                     if error is not None and error.code not in COMES_BACK:
                         raise error
                     why = answer.detail
-            missed_since = began if sibling.missed_since is None else min(began, sibling.missed_since)
-            if clock() >= missed_since + patience_s:
+            sibling.miss(began)
+            if clock() >= give_up_at():
                 if times := self._told.occurred(str(slot)):
                     _log.warning("sibling.away", sibling=slot + 1, detail=why, times=times)
                 raise missing_error([slot])
@@ -89,13 +91,21 @@ class Siblings:
         answers = await together(*(self.ask(slot, question, patience_s=patience_s) for slot in self._each))
         return dict(zip(self._each, answers, strict=True))
 
+    async def tell_all(self, question: Question[None], *, patience_s: float) -> None:
+        """Have all know that who can; raises as `ask` does if there is one that can't."""
+        asked = (self.ask(slot, question, patience_s=patience_s) for slot in self._each)
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+
     async def ask_present(self, question: Question[A], *, patience_s: float) -> dict[int, A]:
         """The answers of those that have one, by slot; one that is away is not waited for."""
         answers = await asyncio.gather(*(self._asked(each, question, patience_s) for each in self._each.values()))
         return {slot: answer for slot, found in zip(self._each, answers, strict=True) for answer in found}
 
     async def _asked(self, sibling: Sibling, question: Question[A], patience_s: float) -> list[A]:
-        if sibling.is_lost and not isinstance(question, _ASKED_ANYWAY) and not await sibling.is_there():
+        # Who misses a deletion might bring a session back.
+        if sibling.is_lost and not isinstance(question, ListDeleted) and not await sibling.is_there():
             return []
         try:
             answer = await sibling.ask(question, silence_s=patience_s)

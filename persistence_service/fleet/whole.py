@@ -191,11 +191,11 @@ class WholeBuffer:
         """A session's tombstone is committed: all drop what waits of it up to that time, and leave it out of reads.
 
         Raises:
-            Replaying: a worker could not be told; tell it again.
+            Replaying: a worker could not be told, the others are; tell it again.
         """
         # One that is starting asks for what is known here before it reads its journal: it is known here first.
         self._own.note_deleted(session_id, up_to)
-        await self._siblings.ask_all(NoteDeleted(session_id, up_to), patience_s=_PATIENCE_S)
+        await self._siblings.tell_all(NoteDeleted(session_id, up_to), patience_s=_PATIENCE_S)
 
     async def learn_deleted(self) -> None:
         """Learn what the siblings know to be deleted: before the journal is read, and after they can tell of more."""

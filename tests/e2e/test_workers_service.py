@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import httpx
 
+from persistence_service.fleet.sibling import SHORTEST_SILENCE_S
 from tests.e2e.caller import BASE
 from tests.e2e.conftest import StartService
 from tests.e2e.database import Database
@@ -22,6 +24,13 @@ from tests.e2e.test_process import NO_FLUSH
 from tests.e2e.test_workers_process import THREE, WORKERS, all_ready, supervisor, until
 
 _CONNECTIONS = 9
+_NEED_ALL = (
+    ("GET", "/sessions/S"),
+    ("GET", "/recovery/incomplete-sessions"),
+    ("POST", "/flush"),
+    ("DELETE", "/sessions/S"),
+)
+_ROUNDS = 4
 _TICK_S = 0.05
 _WAITED_FOR_S = 4.0  # reads wait a second more: a worker's journal is closed after it has last answered
 _ENDS = re.compile(r"^(\S+Z) .*(journal_closed|worker\.ready).*worker=(\d+)", re.MULTILINE)
@@ -159,6 +168,40 @@ async def test_whichever_is_asked_tells_the_figures_of_all(database: Database, s
         await until(metrics_are_of_all, service)
     await until(each_request_is_counted_by_one, service)
     assert (await call(service, "POST", "/flush"))["sessions_written"] == len(sessions)
+
+
+async def test_while_a_worker_is_stopped_each_is_refused_at_once_what_it_may_know_and_the_rest_goes_on(
+    start_service: StartService,
+) -> None:
+    service = await start_service({**THREE, **NO_FLUSH}, measured=False)
+    stopped = (await all_ready(service))[2]
+    await call(service, "POST", "/sessions/batch", {"sessions": [a_session("S")]})
+    await call(service, "POST", "/flush")
+
+    async def is_refused(method: str, path: str, **parameters: object) -> bool:
+        response = await attempt(service, method, BASE + path, **parameters)
+        assert response.status_code in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE), response.text
+        return response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        every = [partial(is_refused, *each) for each in _NEED_ALL] + [
+            partial(is_refused, "GET", "/sessions", fresh=True)
+        ]
+        for refused in every:
+            assert all(await asyncio.gather(*(refused() for _ in range(_CONNECTIONS)))), "both others have waited then"
+        began = monotonic()
+        for refused in every * _ROUNDS:
+            assert await refused()
+        # Who looks whether a worker is there waits for a second; so would these, each after the other.
+        assert monotonic() - began < len(every) * _ROUNDS * SHORTEST_SILENCE_S
+        await call(service, "POST", "/sessions/batch", {"sessions": [a_session("T")]})
+        assert (await call(service, "GET", "/sessions"))["total"] == 1
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert (await call(service, "GET", "/sessions/T"))["session_id"] == "T"
+    await call(service, "DELETE", "/sessions/S")
+    assert (await call(service, "GET", "/sessions", fresh=True))["total"] == 1
 
 
 async def test_reads_are_neither_refused_nor_old_while_workers_restart_one_after_the_other(

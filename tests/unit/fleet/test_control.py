@@ -7,7 +7,8 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from persistence_service.fleet.messages import (
     Flush,
     ListDeleted,
     ListMissing,
+    NoteDeleted,
     Ping,
     Question,
     ReportHealth,
@@ -43,6 +45,7 @@ from tests.unit.buffer.harness import until
 
 SHORT_S = 0.2
 LONG_S = 60.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def nothing(_: Question[Any]) -> None:
@@ -239,12 +242,23 @@ class TestAway:
 
 
 class Stopped:
-    """A worker whose process is stopped, or one that answers a ping and nothing else; `asked` is how often, by whoever."""
+    """A worker whose process is stopped, or `answers` some kinds; `asked` is how often, by whoever."""
 
-    def __init__(self, *, answers_ping: bool = False) -> None:
+    def __init__(self, **answers: object) -> None:
         self.asked: Counter[str] = Counter()
-        self._answers_ping = answers_ping
+        self._answers = answers
+        self._runs = asyncio.Event()
         self._connections = 0
+        if answers:
+            self.go_on()
+
+    def stop(self) -> None:
+        """From now on it is silent."""
+        self._runs.clear()
+
+    def go_on(self) -> None:
+        """It answers, also what it was asked before."""
+        self._runs.set()
 
     @asynccontextmanager
     async def at(self, path: Path) -> AsyncIterator[None]:
@@ -252,17 +266,42 @@ class Stopped:
         server = await asyncio.start_unix_server(self._connected, path)
         async with server:
             yield
+            self.go_on()
             await until(lambda: not self._connections)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
-        while line := await reader.readline():
-            kind = msgspec.json.decode(line)["question"]["type"]
-            self.asked[kind] += 1
-            if kind == Ping.__name__ and self._answers_ping:
-                writer.write(write_answer(None))
+        with suppress(ConnectionError):  # who asked was tired of waiting
+            while line := await reader.readline():
+                kind = msgspec.json.decode(line)["question"]["type"]
+                self.asked[kind] += 1
+                await self._runs.wait()
+                if kind in self._answers:
+                    writer.write(write_answer(self._answers[kind]))
         writer.transport.abort()
         self._connections -= 1
+
+
+@pytest.fixture
+async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has so many seconds pass at once, for whoever waits in this event loop."""
+    loop = asyncio.get_running_loop()
+    real, passed_s = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: real() + passed_s)
+
+    def pass_time(seconds: float) -> None:
+        nonlocal passed_s
+        passed_s += seconds
+
+    return pass_time
+
+
+async def is_refused_at_once(siblings: Siblings, slot: int, question: Question[Any]) -> bool:
+    """Whether it is, long before patience is over."""
+    asked = asyncio.ensure_future(siblings.ask(slot, question, patience_s=LONG_S))
+    done, _ = await asyncio.wait({asked}, timeout=LONG_S / 2)
+    asked.cancel()
+    return bool(done) and isinstance(asked.exception(), Replaying)
 
 
 class TestStopped:
@@ -286,7 +325,7 @@ class TestStopped:
             outcomes = await asyncio.gather(*asked, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {Replaying}
             assert await siblings.ask_present(ReportHealth(), patience_s=LONG_S) == {}
-            assert stopped.asked - before == {Ping.__name__: 2}
+            assert stopped.asked - before == {Ping.__name__: 1}
 
     async def test_one_that_goes_on_is_asked_again_by_all(self, control_directory: Path) -> None:
         async with siblings_of(control_directory) as siblings:
@@ -298,8 +337,111 @@ class TestStopped:
                 asked = (siblings.ask(1, FindWaiting([]), patience_s=LONG_S) for _ in range(120))
                 assert await asyncio.gather(*asked) == [["t"]] * 120
 
+    async def test_one_that_stays_away_is_refused_at_once_whatever_is_asked(
+        self, control_directory: Path, pass_time: Callable[[float], None]
+    ) -> None:
+        worker_2 = Stopped(Ping=None)
+        async with worker_2.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
+            assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {1: None}
+            worker_2.stop()
+            assert await siblings.ask_present(Ping(), patience_s=SHORT_S) == {}, "nobody but the watch looks"
+            pass_time(LONG_S)
+            before = worker_2.asked.copy()
+            for question in (FindTasks("t"), FindWaiting([]), Flush(), ListMissing(), NoteDeleted("S", NOW)):
+                assert await is_refused_at_once(siblings, 1, question)
+                assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {}
+            assert worker_2.asked - before == {Ping.__name__: 1}
+
+    async def test_whoever_asks_first_once_it_goes_on_has_the_answer(
+        self, control_directory: Path, pass_time: Callable[[float], None]
+    ) -> None:
+        worker_2 = Stopped(Ping=None, FindWaiting=["t"])
+        async with worker_2.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
+            assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {1: None}
+            for _ in range(2):
+                worker_2.stop()
+                assert await siblings.ask_present(Ping(), patience_s=SHORT_S) == {}
+                pass_time(LONG_S)
+                assert await is_refused_at_once(siblings, 1, FindWaiting([]))
+                worker_2.go_on()
+                assert await siblings.ask(1, FindWaiting([]), patience_s=LONG_S) == ["t"]
+
+    async def test_whoever_asks_first_once_it_was_started_again_has_the_answer(
+        self, control_directory: Path, pass_time: Callable[[float], None]
+    ) -> None:
+        answers: Answers = {Ping: nothing, FindWaiting: saying(partial(asyncio.sleep, 0, ["t"]))}
+        async with siblings_of(control_directory) as siblings:
+            for _ in range(2):
+                async with worker(control_directory, answers):
+                    assert await siblings.ask(1, FindWaiting([]), patience_s=LONG_S) == ["t"]
+                assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {}
+                pass_time(LONG_S)
+                assert await is_refused_at_once(siblings, 1, FindWaiting([]))
+
+    async def test_one_that_stops_once_more_is_waited_for_once_more(
+        self, control_directory: Path, pass_time: Callable[[float], None]
+    ) -> None:
+        worker_2 = Stopped(Ping=None, FindWaiting=["t"])
+        async with worker_2.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
+            for _ in range(2):
+                assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {1: None}
+                pass_time(LONG_S)
+                worker_2.stop()
+                assert await siblings.ask_present(Ping(), patience_s=SHORT_S) == {}
+                answer = asyncio.ensure_future(siblings.ask(1, FindWaiting([]), patience_s=LONG_S))
+                assert await siblings.ask_present(Ping(), patience_s=SHORT_S) == {}
+                assert not answer.done()
+                worker_2.go_on()
+                assert await answer == ["t"]
+
+    async def test_one_that_was_never_there_is_waited_for_by_the_first_who_asks_however_long_it_starts(
+        self, control_directory: Path, pass_time: Callable[[float], None]
+    ) -> None:
+        waiting = saying(partial(asyncio.sleep, 0, ["t"]))
+        async with AsyncExitStack() as stack, siblings_of(control_directory) as siblings:
+            assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {}
+            pass_time(LONG_S)
+            answer = asyncio.ensure_future(siblings.ask(1, FindWaiting([]), patience_s=LONG_S))
+            assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {}
+            await stack.enter_async_context(worker(control_directory, {FindWaiting: waiting, Ping: nothing}))
+            assert await answer == ["t"]
+
+    async def test_one_that_ends_at_work_is_missed_from_its_last_sign_of_life(self, control_directory: Path) -> None:
+        clock = asyncio.get_running_loop().time
+        signs: list[float] = []
+        never: Answers = {ListMissing: saying(asyncio.Event().wait)}
+        async with worker(control_directory, never, pulse_s=PULSE_S / 50) as path:
+            sibling = Sibling(1, path)
+            asking = sibling.ask(ListMissing(), silence_s=LONG_S, note_life=lambda: signs.append(clock()))
+            answer = asyncio.ensure_future(asking)
+            await until(lambda: len(signs) > 1)
+        with pytest.raises(asyncio.IncompleteReadError):
+            await answer
+        assert sibling.missed_since is not None
+        assert sibling.missed_since > signs[0]
+
+    async def test_what_all_must_know_is_told_to_those_that_can_be_told_though_one_stays_away(
+        self, control_directory: Path, pass_time: Callable[[float], None]
+    ) -> None:
+        told = asyncio.Event()
+
+        async def note(_: Question[Any]) -> None:
+            told.set()
+
+        async with AsyncExitStack() as stack, siblings_of(control_directory, workers=3) as siblings:
+            async with worker(control_directory, {Ping: nothing}, slot=1):
+                assert set(await siblings.ask_present(Ping(), patience_s=LONG_S)) == {1}
+            assert await siblings.ask_present(Ping(), patience_s=LONG_S) == {}
+            pass_time(LONG_S)
+            telling = asyncio.ensure_future(siblings.tell_all(NoteDeleted("S", NOW), patience_s=LONG_S))
+            assert await is_refused_at_once(siblings, 1, ListMissing())
+            await stack.enter_async_context(worker(control_directory, {NoteDeleted: note, Ping: nothing}, slot=2))
+            with pytest.raises(Replaying, match="worker 2 "):
+                await telling
+            assert told.is_set()
+
     async def test_who_looks_whether_it_is_there_does_not_queue_behind_lookups(self, control_directory: Path) -> None:
-        busy = Stopped(answers_ping=True)
+        busy = Stopped(Ping=None)
         async with busy.at(control_directory / "1.sock"), siblings_of(control_directory) as siblings:
             lookups = [asyncio.ensure_future(siblings.ask(1, FindTasks("t"), patience_s=LONG_S)) for _ in range(120)]
             await until(lambda: busy.asked[FindTasks.__name__] == 16)
