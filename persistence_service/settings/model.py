@@ -93,8 +93,8 @@ class ServiceSettings(Section):
         ge=1,
         le=64,
         description="Processes that serve requests, each with a journal of its own; together they are one service, and share "
-        "the bounds of buffer.max_memory_*, journal.max_bytes and limits.max_inflight_bytes. For persistence-service serve. "
-        "database.pool_size is for each.",
+        "the bounds of buffer.max_memory_*, buffer.max_dead_letter_rate, journal.max_bytes and limits.max_inflight_bytes. For "
+        "persistence-service serve. database.pool_size is for each.",
     )
     shutdown_timeout: kinds.Seconds = Field(
         default=30.0,
