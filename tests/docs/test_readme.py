@@ -46,6 +46,26 @@ async def test_the_examples_print_what_is_shown(document: str, tmp_path: Path) -
             assert without_times(printed) == without_times(expected), command
 
 
+def test_its_figures_are_those_of_the_benchmarks_newest_run() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    service, plain, at_a_rate, _ = (
+        [float(cell.replace(",", "")) for cell in cells.split("│")[1:5]]
+        for cells in re.findall(r"^│ 50 × 10 +│ (?:service|simple) +(│.+)$", measured, re.MULTILINE)
+    )
+    during, draining = re.findall(r"(\d+) (?:during|in the drain)", measured)
+    drained = int(re.findall(r"^drained in .*?: ([\d,]+) rows/s", measured, re.MULTILINE)[0].replace(",", ""))
+    told = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+    assert f"5,000 rows/s, each fsynced before its answer: p50 {at_a_rate[2]:.1f} ms, p95 {at_a_rate[3]:.1f} ms" in told
+    assert f"At full speed {_hundreds(service[1])} rows/s are stored in SQLite, and p95 is {service[3]:.0f} ms" in told
+    assert f"in memory stores {_hundreds(plain[1])} rows/s at a p95 of {plain[3]:.0f} ms" in told
+    assert f"takes {during} MiB, and {draining} MiB while it writes them, {_hundreds(drained)} a second" in told
+
+
+def _hundreds(figure: float) -> str:
+    return f"{round(figure, -2):,.0f}"
+
+
 def test_every_link_within_the_repository_leads_somewhere() -> None:
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     missing = [
