@@ -248,7 +248,7 @@ class DatabaseSettings(Section):
     user: kinds.Text = Field(default="root", max_length=128, description="Account of the service.")
     password: kinds.Secret = Field(default=SecretStr(""), description="Its password; there is no default one.")
     database: kinds.Text = Field(default="ai_terminal", max_length=64, description="Name of the database.")
-    pool_size: kinds.Count = Field(default=10, ge=1, le=1_000, description="Most connections held.")
+    pool_size: kinds.Count = Field(default=10, ge=1, le=1_000, description="Most connections held, by each worker.")
     pool_min: kinds.Count = Field(
         default=5,
         ge=0,
