@@ -126,8 +126,10 @@ def _plain_number(text: object) -> object:
     return text
 
 
-Number = Annotated[int, BeforeValidator(_plain_number)]  # by itself it would take " +1_0" for ten
-Days = Annotated[Number, Field(ge=0, le=100 * 366)]
+# Without it " +1_0" would be ten. It comes last: before it the bounds are those of a number, in the schema too.
+_IN_DIGITS = BeforeValidator(_plain_number)
+Days = Annotated[int, Field(ge=0, le=100 * 366), _IN_DIGITS]
+PageSize = Annotated[int, Field(ge=1, le=100), _IN_DIGITS]
 Cursor = Annotated[
     str | None,
     Field(
@@ -158,7 +160,7 @@ class IntakeParameters(Parameters):
 class IncompleteParameters(Parameters):
     """Parameters of `GET /recovery/incomplete-sessions`."""
 
-    limit: Number = Field(20, ge=1, le=100)
+    limit: PageSize = 20
     cursor: Cursor = None
     idle_seconds: float | None = Field(
         None,
@@ -172,19 +174,22 @@ class IncompleteParameters(Parameters):
 class RestoreParameters(Parameters):
     """Parameters of `POST /recovery/restore/{id}`."""
 
-    limit: Number = Field(10_000, ge=1, le=10_000, description="most tasks of the answer")
+    limit: Annotated[int, Field(ge=1, le=10_000, description="most tasks of the answer"), _IN_DIGITS] = 10_000
     cursor: Cursor = None
     include_failed: bool = Field(False, description="the failed tasks too")
 
 
 class _Listing(Parameters):
-    page: Number = Field(
-        1,
-        ge=1,
-        json_schema_extra={"maximum": MAX_OFFSET},  # who goes beyond it is told of the cursor
-        description="by number, at most 100,000 records deep; deeper walks follow `next_cursor`",
-    )
-    page_size: Number = Field(20, ge=1, le=100)
+    page: Annotated[
+        int,
+        Field(
+            ge=1,
+            json_schema_extra={"maximum": MAX_OFFSET},  # who goes beyond it is told of the cursor
+            description="by number, at most 100,000 records deep; deeper walks follow `next_cursor`",
+        ),
+        _IN_DIGITS,
+    ] = 1
+    page_size: PageSize = 20
     cursor: Cursor = None
     count: bool = Field(True, description="false leaves `total` null, which saves counting")
     fresh: bool = Field(False, description="first flush what this service accepted before the call")
@@ -295,7 +300,7 @@ class _LetterFilter(Parameters):
 class LetterList(_LetterFilter):
     """Parameters of `GET /dead-letters`."""
 
-    page_size: Number = Field(20, ge=1, le=100)
+    page_size: PageSize = 20
     cursor: Cursor = None
     order: Literal["asc", "desc"] = Field("desc", description="by when they were refused first")
     count: bool = Field(True, description="false leaves `total` null, which saves counting")

@@ -78,6 +78,17 @@ async def test_every_call_is_described_in_full(document: dict[str, Any]) -> None
                 assert "Retry-After" in response["headers"]
 
 
+async def test_every_whole_number_in_an_address_is_bounded_as_it_is_checked(document: dict[str, Any]) -> None:
+    numbers = [
+        parameter
+        for _, _, operation in operations(document)
+        for parameter in operation.get("parameters", [])
+        if parameter["schema"].get("type") == "integer"
+    ]
+    assert len(numbers) >= 10
+    assert [each["name"] for each in numbers if not {"minimum", "maximum"} <= each["schema"].keys()] == []
+
+
 async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     references = {item["$ref"] for item in everything(document) if isinstance(item.get("$ref"), str)}
     assert references
