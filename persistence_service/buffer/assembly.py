@@ -126,6 +126,7 @@ def build_buffer(
         timing=timing,
         metrics=metrics,
         prepare=prepare,
+        is_replaying=lambda: replay.is_running and not replay.is_failing,
         backoff=backoff,
     )
     for each in intakes.values():

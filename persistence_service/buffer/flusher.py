@@ -45,6 +45,7 @@ _log = structlog.get_logger(__name__)
 _SETUP_PAUSE_S = 5.0
 _SAID_TO_WORK_PAUSE_S = 0.1
 _RATE_WEIGHT = 0.2
+_REPLAYED_S = 1.0
 
 
 class FlushReason(StrEnum):
@@ -119,6 +120,7 @@ class Flusher:
         timing: Timing,
         metrics: Metrics,
         prepare: Callable[[], Awaitable[None]],
+        is_replaying: Callable[[], bool],
         backoff: Backoff | None = None,
     ) -> None:
         self._waiting = waiting
@@ -130,6 +132,7 @@ class Flusher:
         self._timing = timing
         self._metrics = metrics
         self._prepare = prepare
+        self._is_replaying = is_replaying
         self._backoff = backoff or Backoff()
         self._wake = asyncio.Event()
         self._requests: list[_Request] = []
@@ -274,14 +277,13 @@ class Flusher:
 
     def _seconds_to_next(self) -> float | None:
         """Until the next flush is due by age, None when nothing waits."""
-        policy = self._policy
-        due = [
-            at + policy.flush_interval_s
-            for buffer in (self._sessions, self._tasks)
-            if (at := buffer.oldest_arrival_s) is not None
-        ]
-        now = self._timing.monotonic()
-        seconds = [at - now for at in due]
+        arrivals = [buffer.oldest_arrival_s for buffer in (self._sessions, self._tasks)]
+        due_s = self._policy.flush_interval_s - self._timing.monotonic()
+        seconds = [at + due_s for at in arrivals if at is not None]
+        if (
+            self._is_replaying()
+        ):  # copies of what is refused may follow; what is old already has time until they are merged
+            seconds = [max(left_s, _REPLAYED_S) for left_s in seconds]
         others = (self._orphans.due_in_s, self._waiting.set_aside.due_in_s)
         seconds += [due_in_s for due_in_s in others if due_in_s is not None]
         return min(seconds, default=None)

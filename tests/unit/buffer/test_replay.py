@@ -61,6 +61,35 @@ async def test_what_is_older_than_the_interval_is_flushed_by_age_however_often_t
     assert flushes == [{}, {}, {"age": 1}]
 
 
+async def test_what_is_old_already_is_flushed_by_age_once_all_of_the_journal_is_taken_in(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 30)
+    later = ManualTiming()
+    later.advance(100)
+    async with open_rig(image, timing=later) as rig:
+        await rig.pass_time(1)
+        assert rig.metrics.flushes == {"age": 1}
+        assert len((await rig.stored())[1]) == 300
+
+
+async def test_a_journal_that_cant_be_read_now_delays_no_flush_by_age(tmp_path: Path) -> None:
+    image = await left_behind(tmp_path / "journal", 3)
+    files = FaultyFiles()
+    async with open_rig(image, files=files, start=False) as rig:
+        files.fail("open_existing", errno.EIO)
+        await rig.start(replay=False)
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+        await rig.buffer.accept_sessions([session_request("new")])
+        for _ in range(31):
+            rig.timing.advance(1)
+            await let_all_run()
+        await until(lambda: rig.metrics.flushes == {"age": 1})
+        files.heal()
+        rig.timing.advance(60)
+        await until(lambda: not rig.buffer.replaying)
+        await rig.rests()
+
+
 async def test_a_batch_is_not_older_than_nothing_when_the_clock_was_set_back(tmp_path: Path) -> None:
     image = await left_behind(tmp_path / "journal", 1)
     async with open_rig(image, timing=ManualTiming(wall_us=1_700_000_000_000_000)) as rig:
