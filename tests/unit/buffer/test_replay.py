@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from persistence_service.testing.clocks import ManualTiming
 from persistence_service.testing.faulty_files import FaultyFiles
 from tests.unit.buffer.harness import (
     KIB,
+    Rig,
     image_of,
     let_all_run,
     open_rig,
@@ -36,6 +39,18 @@ async def left_behind(directory: Path, batches: int, *, session: bool = True) ->
         for number in range(batches):
             await rig.buffer.accept_tasks(task_requests(10, prefix=f"T{number}-"))
         return await rig.crash()
+
+
+@asynccontextmanager
+async def unreadable_for_now(tmp_path: Path, files: FaultyFiles) -> AsyncIterator[Rig]:
+    """A run whose disk does not let it read three batches of the last one, until `files` are healed."""
+    image = await left_behind(tmp_path / "journal", 3)
+    async with open_rig(image, files=files, start=False) as rig:
+        files.fail("open_existing", errno.EIO)
+        await rig.start(replay=False)
+        rig.background.append(asyncio.create_task(rig.buffer.replay()))
+        await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+        yield rig
 
 
 async def test_what_was_not_stored_before_a_crash_is_stored_after_it(tmp_path: Path) -> None:
@@ -72,13 +87,8 @@ async def test_what_is_old_already_is_flushed_by_age_once_all_of_the_journal_is_
 
 
 async def test_a_journal_that_cant_be_read_now_delays_no_flush_by_age(tmp_path: Path) -> None:
-    image = await left_behind(tmp_path / "journal", 3)
     files = FaultyFiles()
-    async with open_rig(image, files=files, start=False) as rig:
-        files.fail("open_existing", errno.EIO)
-        await rig.start(replay=False)
-        rig.background.append(asyncio.create_task(rig.buffer.replay()))
-        await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+    async with unreadable_for_now(tmp_path, files) as rig:
         await rig.buffer.accept_sessions([session_request("new")])
         for _ in range(31):
             rig.timing.advance(1)
@@ -163,13 +173,8 @@ async def test_others_have_their_turn_after_each_batch_of_a_replay(tmp_path: Pat
 
 
 async def test_a_segment_that_cant_be_read_now_is_read_later(tmp_path: Path) -> None:
-    image = await left_behind(tmp_path / "journal", 3)
     files = FaultyFiles()
-    async with open_rig(image, files=files, start=False) as rig:
-        files.fail("open_existing", errno.EIO)
-        await rig.start(replay=False)
-        rig.background.append(asyncio.create_task(rig.buffer.replay()))
-        await until(lambda: len(rig.timing.seconds_to_deadlines) == 1)
+    async with unreadable_for_now(tmp_path, files) as rig:
         with pytest.raises(Replaying):
             await rig.buffer.flush()
         rig.timing.advance(60)
